@@ -1,0 +1,364 @@
+//! VirtualMachine: a guest that Basalt places on a host and keeps running.
+
+use crate::{
+    BlockedBy, BlockedCode, Memory,
+    host::{Accelerator, Resources, VmmName},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+
+/// The finalizer that holds a VM until its host has proved that nothing of it is left.
+pub const TEARDOWN_FINALIZER: &str = "basalt.dev/vm-teardown";
+
+/// What an operator wants of a virtual machine.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "basalt.dev",
+    version = "v1alpha1",
+    kind = "VirtualMachine",
+    plural = "virtualmachines",
+    shortname = "vm",
+    category = "basalt",
+    namespaced,
+    status = "VirtualMachineStatus",
+    derive = "PartialEq",
+    doc = "A VirtualMachine is a guest that Basalt places on a host and keeps running there as its spec says.",
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the VM stands"),
+    printcolumn(name = "Host", type_ = "string", json_path = ".status.host", description = "Host that it is placed on"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".status.addresses[0]", description = "First address of the guest"),
+    printcolumn(name = "CPUs", type_ = "integer", json_path = ".spec.cpus", description = "Virtual CPUs"),
+    printcolumn(name = "Memory", type_ = "string", json_path = ".spec.memory", description = "Guest memory"),
+    printcolumn(name = "Restarts", type_ = "integer", json_path = ".status.restarts", description = "Times the VMM was started again after it died"),
+    printcolumn(name = "VMM", type_ = "string", json_path = ".status.vmm", priority = 1, description = "VMM program that runs it"),
+    printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.placementEpoch", priority = 1, description = "Placement epoch"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineSpec {
+    /// Whether the VM should run.
+    #[serde(default)]
+    pub run_strategy: RunStrategy,
+    /// Virtual CPUs.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 254))]
+    pub cpus: u32,
+    /// Guest memory, such as `512Mi`.
+    #[schemars(extend("pattern" = "^[1-9][0-9]{0,9}(Ki|Mi|Gi|Ti)$"))]
+    pub memory: Memory,
+    /// What the guest boots.
+    pub boot: Boot,
+    /// Disks, in the order in which the guest sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub disks: Vec<Disk>,
+    /// Network interfaces, in the order in which the guest sees them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub networks: Vec<Network>,
+    /// Which hosts the VM may run on.
+    #[serde(default)]
+    pub placement: Placement,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl VirtualMachineSpec {
+    /// What the VM takes from the host that it is placed on.
+    pub fn resources(&self) -> Resources {
+        Resources { cpus: self.cpus, memory: self.memory }
+    }
+}
+
+/// Whether and how a VM is kept running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RunStrategy {
+    /// Run, and run again whatever ended it.
+    #[default]
+    Always,
+    /// Run, and run again unless the guest shut itself down cleanly.
+    RerunOnFailure,
+    /// Do not run.
+    Halted,
+}
+
+impl fmt::Display for RunStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What a guest boots: exactly one of the two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Boot {
+    /// Boot this kernel directly, without firmware or boot loader.
+    Kernel(KernelBoot),
+    /// Boot from this disk by the VMM's firmware.
+    Disk(DiskBoot),
+}
+
+/// A kernel booted directly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelBoot {
+    /// Name of the Image with format Kernel.
+    #[schemars(length(min = 1, max = 253))]
+    pub image: String,
+    /// Name of the Image with format Initramfs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub initramfs: Option<String>,
+    /// Kernel command line. `console=ttyS0` sends the console to `basaltctl logs`. For the first network with a static
+    /// address the host appends the kernel's own `ip=` parameter.
+    #[serde(default)]
+    #[schemars(length(max = 2048), regex(pattern = r"^[^\x00-\x1f]*$"))]
+    pub cmdline: String,
+}
+
+/// A disk booted by firmware.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskBoot {
+    /// Name of the disk in `spec.disks`.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+/// A disk of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Disk {
+    /// Name of the disk within the VM: lower-case letters, digits and dashes.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub name: String,
+    /// Name of the Image (format Raw or Qcow2) whose content the disk starts with. The image itself is never written:
+    /// the VM writes to an overlay of its own, which is deleted with the VM.
+    #[schemars(length(min = 1, max = 253))]
+    pub image: String,
+    /// The guest may only read the disk.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A network interface of a VM: a virtio-net device on a tap that is a port of a bridge of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// Name of the interface within the VM: lower-case letters, digits and dashes.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub name: String,
+    /// Bridge on the host that the interface is attached to. It must exist; the host makes no bridges.
+    #[schemars(regex(pattern = r"^[a-zA-Z0-9][-a-zA-Z0-9_.]{0,14}$"))]
+    pub bridge: String,
+    /// MAC address, lower case. Without it the VM gets one that is derived from its uid and stays the same for its life.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9a-f][26ae](:[0-9a-f]{2}){5}$"))]
+    pub mac: Option<String>,
+    /// Static IPv4 address of the guest with its prefix length, such as `198.18.77.11/24`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])/(3[0-2]|[12]?[0-9])$"))]
+    pub address: Option<String>,
+    /// IPv4 address of the guest's default gateway.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])$"))]
+    pub gateway: Option<String>,
+}
+
+/// Which hosts a VM may run on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// Labels that a host must have, all of them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub host_selector: BTreeMap<String, String>,
+    /// VMM program that the host must offer. Without it any program that works on the host is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm: Option<VmmName>,
+}
+
+/// What is known of a VM. The hub alone writes `observed`, from the agent's reports; the VM controller alone writes the rest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineStatus {
+    /// The `metadata.generation` that this status answers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the VM stands, in a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<VmPhase>,
+    /// The host that the VM is placed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Grows by one with every placement. A host acts for a VM only under the newest epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement_epoch: Option<i64>,
+    /// Why each host that was looked at could not take the VM. Empty once it is placed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["host"]))]
+    pub refusals: Vec<Refusal>,
+    /// VMM program that runs the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm: Option<VmmName>,
+    /// Addresses of the guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Times that the host started the VMM again after it had died.
+    #[serde(default)]
+    pub restarts: i64,
+    /// `Scheduled` and `Ready`, each with its reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// Why the VM is not yet where its spec wants it. Empty when it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blocked_by: Vec<BlockedBy>,
+    /// What the host last reported of the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<ObservedVm>,
+}
+
+/// Where a VM stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VmPhase {
+    /// Not placed on a host; `refusals` says why.
+    Pending,
+    /// Placed; its host has not started it yet.
+    Scheduled,
+    /// Its host prepares or starts it.
+    Starting,
+    /// The VMM runs the guest.
+    Running,
+    /// The VMM holds the guest still.
+    Paused,
+    /// Its host shuts it down.
+    Stopping,
+    /// It does not run, as wanted.
+    Stopped,
+    /// It should run but does not, and its host keeps trying; `blockedBy` says why.
+    Failed,
+    /// Its host does not report. The VM may well run on.
+    Unknown,
+    /// It is being deleted.
+    Terminating,
+}
+
+impl fmt::Display for VmPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Why a host could not take a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Refusal {
+    /// The host.
+    pub host: String,
+    /// Which filter refused.
+    pub reason: RefusalReason,
+    /// The arithmetic: what the VM needs and what the host has.
+    pub message: String,
+}
+
+/// The filters of placement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RefusalReason {
+    /// The host is being deleted.
+    HostDeleted,
+    /// The host does not report.
+    HostNotReady,
+    /// `spec.unschedulable` is set on the host.
+    HostUnschedulable,
+    /// The host lacks a label that the VM selects by.
+    SelectorMismatch,
+    /// The host does not offer the VMM that the VM asks for, or none at all.
+    VmmUnavailable,
+    /// Too few CPUs are left.
+    InsufficientCpu,
+    /// Too little memory is left.
+    InsufficientMemory,
+}
+
+impl fmt::Display for RefusalReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A VM as its host reported it last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObservedVm {
+    /// The host that reported.
+    pub host: String,
+    /// The placement epoch that the host acts under.
+    pub epoch: i64,
+    /// The `metadata.generation` of the VM that the host has acted on.
+    pub generation: i64,
+    /// What the host found.
+    pub state: VmState,
+    /// VMM program that runs the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vmm: Option<VmmName>,
+    /// How the VMM runs the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<Accelerator>,
+    /// When the VMM was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// Times that the VMM was started again after it had died.
+    #[serde(default)]
+    pub restarts: i64,
+    /// Addresses of the guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Why the VM is not as wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+/// What a host found of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum VmState {
+    /// Nothing of it is on the host: no process, tap or file.
+    Absent,
+    /// Its files or its VMM are being made ready.
+    Starting,
+    /// The VMM runs the guest.
+    Running,
+    /// The VMM holds the guest still.
+    Paused,
+    /// It is being shut down.
+    Stopping,
+    /// The VMM does not run, as wanted.
+    Stopped,
+    /// The VMM should run but does not; `problem` says why.
+    Failed,
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Why a host cannot bring a VM where its spec wants it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// Which of the known reasons it is.
+    pub code: BlockedCode,
+    /// The object at fault, if it is one of the API's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<crate::ObjectReference>,
+    /// The details, and what a person can do.
+    pub message: String,
+    /// When the host tries again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Time>,
+}

@@ -1,0 +1,10 @@
+//! The Kubernetes wire protocol over a [`basalt_store::Store`], for any registered kinds. It knows no concern of ours.
+//!
+//! The kinds come from CustomResourceDefinitions ([`Registry::add_crd`]); Namespace, Event and Lease are built in.
+//! Reads are answered from a watch cache, writes are compare-and-swap commits to the store.
+
+pub mod error;
+pub mod registry;
+
+pub use error::{Cause, CauseReason, Status};
+pub use registry::{Registry, ResourceDef};

@@ -1,0 +1,6 @@
+//! What every Basalt program does the same way: configuration in layers, logs, version, shutdown on signals.
+
+pub mod config;
+pub mod logs;
+pub mod shutdown;
+pub mod version;
