@@ -4,10 +4,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{borrow::Cow, fmt, str::FromStr};
 
-const UNITS: [(&str, u64); 4] = [("Ti", 1 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
+/// Suffix, bytes, and how many digits the number may have, so that no amount that the pattern admits overflows.
+const UNITS: [(&str, u64, usize); 4] = [("Ti", 1 << 40, 4), ("Gi", 1 << 30, 7), ("Mi", 1 << 20, 10), ("Ki", 1 << 10, 13)];
 
 /// What [`Memory`] accepts, as the schema says it.
-pub const PATTERN: &str = "^(0|[1-9][0-9]{0,9}(Ki|Mi|Gi|Ti))$";
+pub const PATTERN: &str = "^(0|[1-9]([0-9]{0,3}Ti|[0-9]{0,6}Gi|[0-9]{0,9}Mi|[0-9]{0,12}Ki))$";
+
+/// [`PATTERN`] without zero, for what cannot be nothing.
+pub const POSITIVE_PATTERN: &str = "^[1-9]([0-9]{0,3}Ti|[0-9]{0,6}Gi|[0-9]{0,9}Mi|[0-9]{0,12}Ki)$";
 
 /// A number of bytes, written with a binary unit (`Ki`, `Mi`, `Gi`, `Ti`), the subset of Kubernetes quantities that
 /// names memory without ambiguity.
@@ -44,11 +48,11 @@ impl FromStr for Memory {
         if text == "0" {
             return Ok(Self(0));
         }
-        let (number, unit) = UNITS
+        let (number, unit, digits) = UNITS
             .iter()
-            .find_map(|(suffix, unit)| text.strip_suffix(suffix).map(|number| (number, *unit)))
+            .find_map(|(suffix, unit, digits)| text.strip_suffix(suffix).map(|number| (number, *unit, *digits)))
             .ok_or_else(error)?;
-        if number.is_empty() || number.len() > 10 || !number.bytes().all(|b| b.is_ascii_digit()) {
+        if number.starts_with('0') || number.len() > digits || !number.bytes().all(|b| b.is_ascii_digit()) {
             return Err(error());
         }
         let number: u64 = number.parse().map_err(|_| error())?;
@@ -63,8 +67,8 @@ impl fmt::Display for Memory {
             return f.write_str("0");
         }
         let whole = self.0 & !1023;
-        match UNITS.iter().find(|(_, unit)| whole % unit == 0) {
-            Some((suffix, unit)) => write!(f, "{}{suffix}", whole / unit),
+        match UNITS.iter().find(|(_, unit, _)| whole % unit == 0) {
+            Some((suffix, unit, _)) => write!(f, "{}{suffix}", whole / unit),
             None => f.write_str("0"),
         }
     }
@@ -104,7 +108,7 @@ mod tests {
 
     #[test]
     fn what_is_no_amount_of_memory_is_refused_with_an_example() {
-        for text in ["", "-1Gi", "1", "1.5Gi", "Gi", "1GB", "99999999999Gi", "9999999999Ti", " 1Gi"] {
+        for text in ["", "-1Gi", "1", "0Gi", "1.5Gi", "Gi", "1GB", "99999999Gi", "99999Ti", " 1Gi", "01Gi"] {
             let error = text.parse::<Memory>().unwrap_err().to_string();
             assert!(error.contains("512Mi"), "{error}");
         }
@@ -112,7 +116,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_amount_written_and_read_again_is_the_same(kib in 0u64..(1 << 40)) {
+        fn an_amount_written_and_read_again_is_the_same(kib in 0u64..9_999_999_999_999) {
             let memory = Memory(kib << 10);
             prop_assert_eq!(memory.to_string().parse::<Memory>().unwrap(), memory);
         }

@@ -46,7 +46,7 @@ pub struct VirtualMachineSpec {
     #[schemars(range(min = 1, max = 254))]
     pub cpus: u32,
     /// Guest memory, such as `512Mi`.
-    #[schemars(extend("pattern" = "^[1-9][0-9]{0,9}(Ki|Mi|Gi|Ti)$"))]
+    #[schemars(extend("pattern" = crate::quantity::POSITIVE_PATTERN))]
     pub memory: Memory,
     /// What the guest boots.
     pub boot: Boot,
