@@ -21,11 +21,22 @@ use std::fmt;
     derive = "PartialEq",
     doc = "A Host is a machine that runs virtual machines. Its agent registers it; labels on it are what VMs select by.",
     printcolumn(name = "Status", type_ = "string", json_path = ".status.phase", description = "Ready, NotReady or Pending"),
-    printcolumn(name = "Unschedulable", type_ = "boolean", json_path = ".spec.unschedulable", description = "True if no new VM is placed here"),
+    printcolumn(
+        name = "Unschedulable",
+        type_ = "boolean",
+        json_path = ".spec.unschedulable",
+        description = "True if no new VM is placed here"
+    ),
     printcolumn(name = "CPUs", type_ = "integer", json_path = ".status.capacity.cpus", description = "Logical CPUs of the host"),
     printcolumn(name = "Memory", type_ = "string", json_path = ".status.capacity.memory", description = "Memory of the host"),
     printcolumn(name = "VMM", type_ = "string", json_path = ".status.vmms[*].name", description = "VMM programs that work on the host"),
-    printcolumn(name = "Address", type_ = "string", json_path = ".status.addresses[0]", priority = 1, description = "First address of the host"),
+    printcolumn(
+        name = "Address",
+        type_ = "string",
+        json_path = ".status.addresses[0]",
+        priority = 1,
+        description = "First address of the host"
+    ),
     printcolumn(name = "Agent", type_ = "string", json_path = ".status.agentVersion", priority = 1, description = "Version of the agent"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since the host registered")
 )]
@@ -51,7 +62,8 @@ pub struct Resources {
     pub memory: Memory,
 }
 
-/// What is known of a host. The agent's reports fill the inventory; the host controller alone writes `phase` and `conditions`.
+/// What is known of a host. The agent's reports fill the inventory; the host controller alone
+/// writes `phase`, `conditions`, `allocatable` and `lastHeartbeat`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostStatus {

@@ -19,7 +19,13 @@ use serde::{Deserialize, Serialize};
     doc = "An Image is a file that virtual machines boot from or use as a disk: a raw or qcow2 disk, a kernel, or an initramfs.",
     printcolumn(name = "Format", type_ = "string", json_path = ".spec.format", description = "What the file is"),
     printcolumn(name = "Source", type_ = "string", json_path = ".spec.source", description = "Where the file comes from"),
-    printcolumn(name = "Digest", type_ = "string", json_path = ".spec.sha256", priority = 1, description = "SHA-256 that the file must have"),
+    printcolumn(
+        name = "Digest",
+        type_ = "string",
+        json_path = ".spec.sha256",
+        priority = 1,
+        description = "SHA-256 that the file must have"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation")
 )]
 #[serde(rename_all = "camelCase")]

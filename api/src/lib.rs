@@ -4,6 +4,8 @@
 //! A constraint lives in the schema wherever a schema can say it, because the schema is what the API server, a real
 //! Kubernetes and `kubectl explain` all read. [`crds`] is the list of kinds: the registration line of a new kind goes there.
 
+#![allow(clippy::duplicated_attributes, reason = "each printcolumn of kube's derive has its own type and priority")]
+
 pub mod common;
 pub mod host;
 pub mod image;

@@ -31,7 +31,12 @@ pub const TEARDOWN_FINALIZER: &str = "basalt.dev/vm-teardown";
     printcolumn(name = "Address", type_ = "string", json_path = ".status.addresses[0]", description = "First address of the guest"),
     printcolumn(name = "CPUs", type_ = "integer", json_path = ".spec.cpus", description = "Virtual CPUs"),
     printcolumn(name = "Memory", type_ = "string", json_path = ".spec.memory", description = "Guest memory"),
-    printcolumn(name = "Restarts", type_ = "integer", json_path = ".status.restarts", description = "Times the VMM was started again after it died"),
+    printcolumn(
+        name = "Restarts",
+        type_ = "integer",
+        json_path = ".status.restarts",
+        description = "Times the VMM was started again after it died"
+    ),
     printcolumn(name = "VMM", type_ = "string", json_path = ".status.vmm", priority = 1, description = "VMM program that runs it"),
     printcolumn(name = "Epoch", type_ = "integer", json_path = ".status.placementEpoch", priority = 1, description = "Placement epoch"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", description = "Time since creation")
@@ -161,7 +166,9 @@ pub struct Network {
     pub mac: Option<String>,
     /// Static IPv4 address of the guest with its prefix length, such as `198.18.77.11/24`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])/(3[0-2]|[12]?[0-9])$"))]
+    #[schemars(regex(
+        pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])/(3[0-2]|[12]?[0-9])$"
+    ))]
     pub address: Option<String>,
     /// IPv4 address of the guest's default gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -19,7 +19,9 @@ pub enum LogFormat {
 
 /// The log level or filter is not one.
 #[derive(Debug, thiserror::Error)]
-#[error("log level {value:?} is not understood: expected error, warn, info, debug, trace, or a filter such as basalt_gateway=debug,info ({reason})")]
+#[error(
+    "log level {value:?} is not understood: expected error, warn, info, debug, trace, or a filter such as basalt_gateway=debug,info ({reason})"
+)]
 pub struct LogLevelError {
     value: String,
     reason: String,
@@ -28,9 +30,7 @@ pub struct LogLevelError {
 /// Starts logging to standard error. `RUST_LOG` wins over `level`.
 pub fn init(level: &str, format: LogFormat) -> Result<(), LogLevelError> {
     let level = std::env::var("RUST_LOG").ok().filter(|v| !v.is_empty()).unwrap_or_else(|| level.to_owned());
-    let filter = EnvFilter::builder()
-        .parse(&level)
-        .map_err(|e| LogLevelError { value: level.clone(), reason: e.to_string() })?;
+    let filter = EnvFilter::builder().parse(&level).map_err(|e| LogLevelError { value: level.clone(), reason: e.to_string() })?;
     let terminal = std::io::stderr().is_terminal();
     let json = match format {
         LogFormat::Auto => !terminal,

@@ -1,0 +1,44 @@
+//! What every controller is given: a client, the settings, a clock and a recorder of Events.
+
+use crate::events::Recorder;
+use jiff::Timestamp;
+use kube::Client;
+use std::{sync::Arc, time::Duration};
+
+/// How the controllers behave.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A host is NotReady when its agent has not renewed its lease for so long.
+    pub host_grace: Duration,
+    /// How long an Event is kept after it last happened.
+    pub event_ttl: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { host_grace: Duration::from_secs(10), event_ttl: Duration::from_secs(3 * 3600) }
+    }
+}
+
+/// What a reconcile works with.
+pub struct Context {
+    /// The API.
+    pub client: Client,
+    /// How to behave.
+    pub settings: Settings,
+    /// Records what happens for people.
+    pub recorder: Recorder,
+    now: fn() -> Timestamp,
+}
+
+impl Context {
+    /// A context with the system's clock.
+    pub fn new(client: Client, settings: Settings) -> Arc<Self> {
+        Arc::new(Self { recorder: Recorder::new(client.clone(), "basalt-gateway"), client, settings, now: Timestamp::now })
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        (self.now)()
+    }
+}

@@ -1,0 +1,11 @@
+//! Virtual machines: placed on a host once, and followed from there by what the host reports.
+//!
+//! - [`place`]: which host takes a VM, and why each other one does not;
+//! - [`plan`]: what a VM's status should say, and what to do next;
+//! - `reconcile`: gathers, plans, writes.
+
+pub mod place;
+pub mod plan;
+mod reconcile;
+
+pub use reconcile::run;
