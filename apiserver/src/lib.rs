@@ -3,6 +3,7 @@
 //! The kinds come from CustomResourceDefinitions ([`Registry::add_crd`]); Namespace, Event and Lease are built in.
 //! Reads are answered from a watch cache, writes are compare-and-swap commits to the store.
 
+pub mod apply;
 pub mod error;
 pub mod registry;
 

@@ -1,0 +1,244 @@
+//! Server-side apply, and the ownership of fields that it rests on (`metadata.managedFields`), as Kubernetes has them.
+//!
+//! Every field has owners. [`record_update`] makes the writer of a changed field its only owner. [`apply`] merges a
+//! configuration into the live object: its fields win, fields that its manager applied before and applies no more go
+//! unless others own them, and a change to a field that others own is a conflict, or by force takes it from them.
+//!
+//! Pure functions of JSON values; the time is an argument.
+
+mod client_side;
+mod entries;
+mod error;
+mod fields;
+mod merge;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use self::{
+    entries::{Entry, Owner},
+    fields::Fields,
+    schema::{Schema, Scope, object},
+};
+use crate::{Cause, CauseReason, ResourceDef};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+pub use self::{
+    entries::{EntryError, Operation},
+    error::{ApplyError, Conflict},
+};
+
+/// Owner of all fields of an object that was written before anything was recorded.
+const BEFORE_FIRST_APPLY: &str = "before-first-apply";
+
+/// Who writes, and through which door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manager<'a> {
+    /// Name of the field manager.
+    pub name: &'a str,
+    /// `status` for the status subresource, empty for the object itself.
+    pub subresource: &'a str,
+}
+
+impl<'a> Manager<'a> {
+    fn owner(self, operation: Operation, api_version: &'a str) -> Owner<'a> {
+        Owner { operation, manager: self.name, api_version, subresource: self.subresource }
+    }
+}
+
+/// Merges an applied configuration into the live object and returns the whole object with its new managedFields.
+///
+/// Of a kind with a status subresource `status` is merged through that subresource only, and nothing else is. Where
+/// nothing changes, `live` is returned as it was. `metadata.resourceVersion` and `metadata.uid` of the configuration
+/// come through for the caller to compare; defaults and validation are the caller's too.
+pub fn apply(
+    live: Option<&Value>,
+    intent: &Value,
+    def: &ResourceDef,
+    manager: Manager<'_>,
+    force: bool,
+    now: Timestamp,
+) -> Result<Value, ApplyError> {
+    let (schema, scope, api_version) = (Schema::of(def), Scope::of(def, manager.subresource), def.api_version());
+    let own = manager.owner(Operation::Apply, &api_version);
+    let set = intended_fields(intent, schema, scope)?;
+    let mut entries = entries::parse(live.and_then(managed_fields))?;
+    for entry in &mut entries {
+        entries::settle(&mut entry.fields, schema);
+    }
+    if let (Some(live), true) = (live, entries.is_empty()) {
+        let before = Manager { name: BEFORE_FIRST_APPLY, ..manager }.owner(Operation::Update, &api_version);
+        let fields = walk::compare(None, live, schema, scope).changed;
+        entries.push(Entry { owner: before, time: Some(now), fields });
+    }
+    let last = entries.iter().position(|entry| entry.owner.is(&own)).map(|i| entries.swap_remove(i));
+
+    let mut merged = live.filter(|live| live.is_object()).cloned().unwrap_or_else(|| Value::Object(Map::new()));
+    if let (Value::Object(merged), Value::Object(intent)) = (&mut merged, intent) {
+        merge::merge(merged, intent, schema, scope);
+        if let Some(last) = &last {
+            prune(merged, &last.fields, &set, &entries, schema, scope);
+        }
+    }
+    if let Some(live) = live {
+        let change = walk::compare(Some(live), &merged, schema, scope);
+        if !force {
+            let configuration = match client_side::takes_over(manager.name, scope) {
+                true => client_side::configuration(live, &api_version),
+                false => None,
+            };
+            let held = configuration.as_ref().map(|c| client_side::held(c, live, schema, scope));
+            refuse_conflicts(&entries, &change.changed, &held.unwrap_or_default())?;
+        }
+        for entry in &mut entries {
+            entry.fields.remove(&change.changed);
+            entry.fields.remove(&change.removed);
+        }
+    }
+    if client_side::takes_over(manager.name, scope) {
+        client_side::refresh(&mut merged, intent);
+    }
+    let same_set = last.is_some_and(|last| last.fields == set && last.owner == own);
+    if same_set && live == Some(&merged) {
+        return Ok(merged);
+    }
+    entries.push(Entry { owner: own, time: Some(now), fields: set });
+    set_managed_fields(&mut merged, entries::print(entries));
+    Ok(merged)
+}
+
+/// Sets the managedFields of an object that was created, replaced or patched: what it changed is the writer's alone,
+/// what it removed is nobody's, and all else stays as it was.
+///
+/// `new` is the object as it is to be stored, but for the managedFields: what the client sent there is taken if it can
+/// be read (through a subresource never), otherwise those of `live`; `[]` and `[{}]` forget all ownership.
+pub fn record_update(live: Option<&Value>, new: &mut Value, def: &ResourceDef, manager: Manager<'_>, now: Timestamp) {
+    let (schema, scope) = (Schema::of(def), Scope::of(def, manager.subresource));
+    let before = live.and_then(managed_fields);
+    let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let sent = metadata.remove("managedFields").filter(|_| manager.subresource.is_empty());
+    let base = match &sent {
+        Some(sent) if Some(sent) != before => readable(sent).or(before),
+        _ => before,
+    };
+
+    let change = walk::compare(live, new, schema, scope);
+    let entries = if change.is_empty() && base == before {
+        base.and_then(Value::as_array).cloned().unwrap_or_default()
+    } else {
+        let api_version = def.api_version();
+        let mut entries = entries::parse(base).unwrap_or_default();
+        for entry in &mut entries {
+            entries::settle(&mut entry.fields, schema);
+            entry.fields.remove(&change.changed);
+            entry.fields.remove(&change.removed);
+        }
+        let own = manager.owner(Operation::Update, &api_version);
+        if !change.changed.is_empty() {
+            match entries.iter_mut().find(|entry| entry.owner.is(&own)) {
+                Some(entry) => {
+                    entry.fields.add(change.changed);
+                    entry.time = Some(now);
+                }
+                None => entries.push(Entry { owner: own, time: Some(now), fields: change.changed }),
+            }
+        }
+        entries::print(entries)
+    };
+    set_managed_fields(new, entries);
+}
+
+/// True if `new` is `live` but for the times in managedFields and the resource version: there is nothing to write.
+pub fn unchanged(live: &Value, new: &Value) -> bool {
+    let (Some(live), Some(new)) = (live.as_object(), new.as_object()) else { return live == new };
+    let same = |live: &Map<String, Value>, new: &Map<String, Value>, except: &[&str]| {
+        let missing = |name: &String| !except.contains(&name.as_str()) && !live.contains_key(name);
+        !new.keys().any(missing) && live.iter().all(|(name, value)| except.contains(&name.as_str()) || new.get(name) == Some(value))
+    };
+    same(live, new, &["metadata"])
+        && match (object(live.get("metadata")), object(new.get("metadata"))) {
+            (Some(live), Some(new)) => {
+                same(live, new, &["managedFields", "resourceVersion"])
+                    && entries::same_but_times(live.get("managedFields"), new.get("managedFields"))
+            }
+            _ => live.get("metadata") == new.get("metadata"),
+        }
+}
+
+/// What an applied configuration says, or what is wrong with it.
+fn intended_fields<'a>(intent: &'a Value, schema: Schema<'a>, scope: Scope) -> Result<Fields<'a>, ApplyError> {
+    let mut faults = Vec::new();
+    if !intent.is_object() {
+        let message = format!("expected an object, got {}", fields::type_name(intent));
+        faults.push(Cause { reason: CauseReason::FieldValueTypeInvalid, message, field: String::new() });
+    }
+    if managed_fields(intent).is_some_and(|managed| !managed.is_null()) {
+        let message = "must not be set in an applied configuration".to_owned();
+        faults.push(Cause { reason: CauseReason::FieldValueForbidden, message, field: "metadata.managedFields".to_owned() });
+    }
+    let fields = walk::fields_of(intent, schema, scope, &mut faults);
+    if faults.is_empty() { Ok(fields) } else { Err(ApplyError::Invalid(faults)) }
+}
+
+/// Takes out what was applied last time, is not in `set`, and belongs to nobody else.
+fn prune(
+    merged: &mut Map<String, Value>,
+    last: &Fields<'_>,
+    set: &Fields<'_>,
+    others: &[Entry<'_>],
+    schema: Schema<'_>,
+    scope: Scope,
+) {
+    let mut gone = last.clone();
+    gone.remove(set);
+    if gone.is_empty() {
+        return;
+    }
+    let mut owned = set.clone();
+    for entry in others {
+        owned.add(entry.fields.clone());
+    }
+    merge::prune(merged, last, &owned, schema, scope);
+}
+
+/// Refuses a change of fields that others own, but for those in `held`.
+fn refuse_conflicts(entries: &[Entry<'_>], changed: &Fields<'_>, held: &Fields<'_>) -> Result<(), ApplyError> {
+    let mut conflicts = Vec::new();
+    for Entry { owner, fields, .. } in entries {
+        let mut contested = fields.intersection(changed);
+        contested.remove(held);
+        conflicts.extend(contested.paths().into_iter().map(|path| Conflict {
+            manager: owner.manager.to_owned(),
+            operation: owner.operation,
+            api_version: owner.api_version.to_owned(),
+            subresource: owner.subresource.to_owned(),
+            path,
+        }));
+    }
+    if conflicts.is_empty() { Ok(()) } else { Err(ApplyError::Conflicts(conflicts)) }
+}
+
+/// What a client sent as managedFields, if it counts: ownership that can be read, or the wish to forget it.
+fn readable(sent: &Value) -> Option<&Value> {
+    static NOTHING: Value = Value::Null;
+    if entries::is_reset(sent) {
+        return Some(&NOTHING);
+    }
+    let entries = entries::parse(Some(sent)).ok()?;
+    (!entries.is_empty()).then_some(sent)
+}
+
+fn managed_fields(value: &Value) -> Option<&Value> {
+    value.get("metadata")?.get("managedFields")
+}
+
+fn set_managed_fields(value: &mut Value, entries: Vec<Value>) {
+    let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    if entries.is_empty() {
+        metadata.remove("managedFields");
+    } else {
+        metadata.insert("managedFields".to_owned(), Value::Array(entries));
+    }
+}
