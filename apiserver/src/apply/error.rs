@@ -60,10 +60,7 @@ fn conflict_message(conflicts: &[Conflict]) -> String {
     for conflict in conflicts {
         holders.entry(Holder(conflict).to_string()).or_default().push(&conflict.path);
     }
-    let lines: Vec<String> = holders
-        .iter()
-        .map(|(holder, paths)| format!("conflicts with {holder}:\n- {}", paths.join("\n- ")))
-        .collect();
+    let lines: Vec<String> = holders.iter().map(|(holder, paths)| format!("conflicts with {holder}:\n- {}", paths.join("\n- "))).collect();
     format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
 }
 
@@ -78,8 +75,7 @@ impl ApplyError {
                     message: format!("conflict with {}", Holder(&conflict)),
                     field: conflict.path,
                 });
-                Status::new(Reason::Conflict, message)
-                    .with_details(Details { causes: causes.collect(), ..Details::default() })
+                Status::new(Reason::Conflict, message).with_details(Details { causes: causes.collect(), ..Details::default() })
             }
             Self::Invalid(causes) => Status::invalid(&def.group, &def.kind, name, causes),
             Self::ManagedFields(_) => Status::new(Reason::InternalError, message),

@@ -183,14 +183,7 @@ fn intended_fields<'a>(intent: &'a Value, schema: Schema<'a>, scope: Scope) -> R
 }
 
 /// Takes out what was applied last time, is not in `set`, and belongs to nobody else.
-fn prune(
-    merged: &mut Map<String, Value>,
-    last: &Fields<'_>,
-    set: &Fields<'_>,
-    others: &[Entry<'_>],
-    schema: Schema<'_>,
-    scope: Scope,
-) {
+fn prune(merged: &mut Map<String, Value>, last: &Fields<'_>, set: &Fields<'_>, others: &[Entry<'_>], schema: Schema<'_>, scope: Scope) {
     let mut gone = last.clone();
     gone.remove(set);
     if gone.is_empty() {

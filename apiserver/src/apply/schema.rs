@@ -197,10 +197,7 @@ pub(super) fn is_unowned_metadata(name: &str) -> bool {
 
 /// Fields of `metadata` that only the API server writes.
 pub(super) fn is_system_metadata(name: &str) -> bool {
-    matches!(
-        name,
-        "managedFields" | "creationTimestamp" | "deletionTimestamp" | "deletionGracePeriodSeconds" | "generation" | "selfLink"
-    )
+    matches!(name, "managedFields" | "creationTimestamp" | "deletionTimestamp" | "deletionGracePeriodSeconds" | "generation" | "selfLink")
 }
 
 /// A value as an object, if it is one.

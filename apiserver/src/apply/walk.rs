@@ -67,9 +67,7 @@ fn field_node<'a>(value: &'a Value, schema: Schema<'a>, declared: bool, trail: &
 fn value_node<'a>(value: &'a Value, schema: Schema<'a>, trail: &Trail<'_>, faults: &mut Vec<Cause>) -> Node<'a> {
     match (schema.shape(value), value) {
         (Shape::Map, Value::Object(map)) => Node { member: false, fields: fields_of_map(map.iter(), schema, trail, faults) },
-        (Shape::List(items), Value::Array(list)) => {
-            Node { member: false, fields: fields_of_list(list, items, trail, faults) }
-        }
+        (Shape::List(items), Value::Array(list)) => Node { member: false, fields: fields_of_list(list, items, trail, faults) },
         _ => Node::member(),
     }
 }
@@ -101,10 +99,7 @@ pub(super) fn compare<'a>(old: Option<&'a Value>, new: &'a Value, schema: Schema
         let node = if name == "metadata" {
             let skip = |name: &str| is_unowned_metadata(name);
             let inner = compare_maps(object(old), object(new), Schema::metadata(), skip);
-            NodeChange {
-                changed: Node { member: false, fields: inner.changed },
-                removed: Node { member: false, fields: inner.removed },
-            }
+            NodeChange { changed: Node { member: false, fields: inner.changed }, removed: Node { member: false, fields: inner.removed } }
         } else {
             compare_values(old, new, schema.field(name).0)
         };
@@ -255,9 +250,7 @@ fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => canonical_number(a) == canonical_number(b),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
-        (Value::Object(a), Value::Object(b)) => {
-            a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| equal(a, b)))
-        }
+        (Value::Object(a), Value::Object(b)) => a.len() == b.len() && a.iter().all(|(name, a)| b.get(name).is_some_and(|b| equal(a, b))),
         _ => a == b,
     }
 }
@@ -293,10 +286,9 @@ impl Trail<'_> {
             ItemFault::NotAScalar => {
                 (CauseReason::FieldValueTypeInvalid, "an item of this set must be a string, number or boolean".to_owned())
             }
-            ItemFault::NoKey => (
-                CauseReason::FieldValueRequired,
-                format!("Required value: an item of this list is identified by {}", key_names(items)),
-            ),
+            ItemFault::NoKey => {
+                (CauseReason::FieldValueRequired, format!("Required value: an item of this list is identified by {}", key_names(items)))
+            }
         };
         Cause { reason, message, field: self.to_string() }
     }
@@ -310,11 +302,7 @@ impl Trail<'_> {
                 keys.collect::<Vec<_>>().join(",")
             }
         };
-        Cause {
-            reason: CauseReason::FieldValueDuplicate,
-            message: format!("Duplicate value: {what}"),
-            field: self.to_string(),
-        }
+        Cause { reason: CauseReason::FieldValueDuplicate, message: format!("Duplicate value: {what}"), field: self.to_string() }
     }
 }
 

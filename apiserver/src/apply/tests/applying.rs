@@ -182,10 +182,7 @@ fn a_keyed_list_merges_in_the_order_in_which_it_is_applied() {
 fn items_of_a_keyed_list_merge_and_go_one_by_one() {
     let live = created("ui", machine(json!({"disks": [{"name": "root", "size": 1}, {"name": "swap", "size": 2}]})));
     let live = applied("gitops", Some(&live), &machine(json!({"disks": [{"name": "root", "tags": ["t"]}, {"name": "home"}]})));
-    assert_eq!(
-        live["spec"]["disks"],
-        json!([{"name": "root", "size": 1, "tags": ["t"]}, {"name": "swap", "size": 2}, {"name": "home"}])
-    );
+    assert_eq!(live["spec"]["disks"], json!([{"name": "root", "size": 1, "tags": ["t"]}, {"name": "swap", "size": 2}, {"name": "home"}]));
     let live = applied("gitops", Some(&live), &machine(json!({"disks": []})));
     assert_eq!(live["spec"]["disks"], json!([{"name": "root", "size": 1}, {"name": "swap", "size": 2}]));
 }
@@ -193,11 +190,9 @@ fn items_of_a_keyed_list_merge_and_go_one_by_one() {
 #[test]
 fn a_missing_key_field_counts_with_its_default() {
     let live = created("ui", machine(json!({"ports": [{"name": "dns", "protocol": "TCP", "size": 1}]})));
-    let object = applied("gitops", Some(&live), &machine(json!({"ports": [{"name": "dns", "size": 1}, {"name": "dns", "protocol": "UDP"}]})));
-    assert_eq!(
-        object["spec"]["ports"],
-        json!([{"name": "dns", "protocol": "TCP", "size": 1}, {"name": "dns", "protocol": "UDP"}])
-    );
+    let object =
+        applied("gitops", Some(&live), &machine(json!({"ports": [{"name": "dns", "size": 1}, {"name": "dns", "protocol": "UDP"}]})));
+    assert_eq!(object["spec"]["ports"], json!([{"name": "dns", "protocol": "TCP", "size": 1}, {"name": "dns", "protocol": "UDP"}]));
 }
 
 #[test]
@@ -254,15 +249,9 @@ fn unknown_fields_merge_by_what_they_look_like() {
 #[test]
 fn an_object_that_nobody_owns_belongs_to_before_first_apply() {
     let live = machine(json!({"cpus": 1, "memory": "1Gi"}));
-    assert_eq!(
-        conflicts("gitops", &live, &machine(json!({"cpus": 2}))),
-        ["before-first-apply Update .spec.cpus"]
-    );
+    assert_eq!(conflicts("gitops", &live, &machine(json!({"cpus": 2}))), ["before-first-apply Update .spec.cpus"]);
     let object = applied("gitops", Some(&live), &machine(json!({"cpus": 1})));
-    assert_eq!(
-        owned(&object, "before-first-apply", "Update"),
-        json!({"f:spec": {".": {}, "f:cpus": {}, "f:memory": {}}})
-    );
+    assert_eq!(owned(&object, "before-first-apply", "Update"), json!({"f:spec": {".": {}, "f:cpus": {}, "f:memory": {}}}));
 }
 
 #[test]
@@ -325,8 +314,7 @@ fn what_only_the_api_server_writes_is_not_taken_from_a_configuration() {
 fn kubectl_takes_over_what_client_side_apply_left() {
     let annotated = |spec: Value, last: Value| {
         let mut object = machine(spec);
-        object["metadata"]["annotations"] =
-            json!({"kubectl.kubernetes.io/last-applied-configuration": machine(last).to_string() + "\n"});
+        object["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/last-applied-configuration": machine(last).to_string() + "\n"});
         object
     };
     let before = json!({"cpus": 1, "memory": "1Gi"});
@@ -339,10 +327,7 @@ fn kubectl_takes_over_what_client_side_apply_left() {
     );
     assert_eq!(object, applied("kubectl", Some(&object), &machine(json!({"cpus": 2}))));
     // Another manager has no such claim; neither has kubectl on a field that was changed since.
-    assert_eq!(
-        conflicts("gitops", &live, &machine(json!({"cpus": 2}))),
-        ["kubectl-client-side-apply Update .spec.cpus"]
-    );
+    assert_eq!(conflicts("gitops", &live, &machine(json!({"cpus": 2}))), ["kubectl-client-side-apply Update .spec.cpus"]);
     let changed = updated(by("ui"), &live, 5, |o| o["spec"]["cpus"] = json!(7));
     assert_eq!(conflicts("kubectl", &changed, &machine(json!({"cpus": 2, "memory": "2Gi"}))), ["ui Update .spec.cpus"]);
 }
@@ -358,10 +343,7 @@ fn a_configuration_that_cannot_be_merged_is_refused_with_its_causes() {
     ];
     for (spec, message) in cases {
         let error = try_apply("gitops", None, &machine(spec)).unwrap_err();
-        assert_eq!(
-            error.into_status(&kind(), "m").to_string(),
-            format!("Machine.basalt.dev \"m\" is invalid: {message}")
-        );
+        assert_eq!(error.into_status(&kind(), "m").to_string(), format!("Machine.basalt.dev \"m\" is invalid: {message}"));
     }
     let mut intent = machine(json!({}));
     intent["metadata"]["managedFields"] = json!([]);

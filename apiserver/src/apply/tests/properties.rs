@@ -73,9 +73,40 @@ fn objects() -> impl Strategy<Value = Value> {
 /// Any JSON, with words that mean something to us here and there.
 fn anything() -> impl Strategy<Value = Value> {
     let words = sample::select(vec![
-        "", ".", "f:", "f:spec", "f:metadata", "k:{\"name\":\"a\"}", "k:{}", "k:1", "v:1", "v:", "v:\"x\"", "i:0", "i:x", "x:y", "é:",
-        "metadata", "managedFields", "spec", "status", "disks", "groups", "name", "labels", "manager", "operation", "Apply",
-        "Update", "apiVersion", "fieldsType", "FieldsV1", "fieldsV1", "time", "2026-11-23T10:00:00Z", "subresource",
+        "",
+        ".",
+        "f:",
+        "f:spec",
+        "f:metadata",
+        "k:{\"name\":\"a\"}",
+        "k:{}",
+        "k:1",
+        "v:1",
+        "v:",
+        "v:\"x\"",
+        "i:0",
+        "i:x",
+        "x:y",
+        "é:",
+        "metadata",
+        "managedFields",
+        "spec",
+        "status",
+        "disks",
+        "groups",
+        "name",
+        "labels",
+        "manager",
+        "operation",
+        "Apply",
+        "Update",
+        "apiVersion",
+        "fieldsType",
+        "FieldsV1",
+        "fieldsV1",
+        "time",
+        "2026-11-23T10:00:00Z",
+        "subresource",
     ]);
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -96,7 +127,16 @@ fn anything() -> impl Strategy<Value = Value> {
 /// FieldsV1 as we write it.
 fn fields_v1() -> impl Strategy<Value = Value> {
     let elements = sample::select(vec![
-        "f:spec", "f:a.b/c", "f:", "k:{\"name\":\"a\"}", "k:{\"a\":1,\"b\":true}", "v:1", "v:\"x\"", "v:null", "i:0", "i:12",
+        "f:spec",
+        "f:a.b/c",
+        "f:",
+        "k:{\"name\":\"a\"}",
+        "k:{\"a\":1,\"b\":true}",
+        "v:1",
+        "v:\"x\"",
+        "v:null",
+        "i:0",
+        "i:12",
     ]);
     let leaf = Just(json!({}));
     let level = leaf.prop_recursive(4, 32, 5, move |inner| {

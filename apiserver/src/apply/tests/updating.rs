@@ -6,12 +6,15 @@ use serde_json::{Value, json};
 
 #[test]
 fn a_creator_owns_the_fields_and_the_containers() {
-    let object = created("ui", json!({
-        "apiVersion": "basalt.dev/v1alpha1", "kind": "Machine",
-        "metadata": {"name": "m", "labels": {"app": "web"}, "uid": "u", "creationTimestamp": "2026-11-23T09:00:00Z"},
-        "spec": {"cpus": 1, "disks": [{"name": "root"}], "groups": ["a"], "args": ["x"], "boot": {}},
-        "status": {"phase": "Pending"},
-    }));
+    let object = created(
+        "ui",
+        json!({
+            "apiVersion": "basalt.dev/v1alpha1", "kind": "Machine",
+            "metadata": {"name": "m", "labels": {"app": "web"}, "uid": "u", "creationTimestamp": "2026-11-23T09:00:00Z"},
+            "spec": {"cpus": 1, "disks": [{"name": "root"}], "groups": ["a"], "args": ["x"], "boot": {}},
+            "status": {"phase": "Pending"},
+        }),
+    );
     assert_eq!(
         object["metadata"]["managedFields"],
         json!([{
@@ -93,7 +96,8 @@ fn writes_by_one_manager_join_and_those_through_status_are_kept_apart() {
 fn a_heartbeat_touches_one_field_of_one_owner() {
     let agent = Manager { name: "agent", subresource: "status" };
     let live = created("ui", machine(json!({"cpus": 1})));
-    let live = updated(agent, &live, 1, |o| o["status"] = json!({"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}]}));
+    let live =
+        updated(agent, &live, 1, |o| o["status"] = json!({"phase": "Pending", "conditions": [{"type": "Ready", "status": "False"}]}));
     let next = updated(agent, &live, 2, |o| o["status"]["conditions"][0]["status"] = json!("True"));
     assert_eq!(owned(&next, "agent", "Update"), owned(&live, "agent", "Update"));
     assert_eq!(entry(&next, "agent", "Update")["time"], "2026-11-23T10:00:02Z");
@@ -108,10 +112,7 @@ fn the_change_from_null_or_empty_to_something_is_seen() {
         o["spec"]["boot"] = json!({"image": "i"});
         o["spec"]["cpus"] = Value::Null;
     });
-    assert_eq!(
-        owned(&live, "b", "Update"),
-        json!({"f:spec": {"f:boot": {"f:image": {}}, "f:cpus": {}, "f:options": {"f:k": {}}}})
-    );
+    assert_eq!(owned(&live, "b", "Update"), json!({"f:spec": {"f:boot": {"f:image": {}}, "f:cpus": {}, "f:options": {"f:k": {}}}}));
 }
 
 #[test]
