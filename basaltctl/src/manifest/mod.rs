@@ -339,17 +339,37 @@ fn parts(text: &str) -> Vec<(&str, u64)> {
     ends.windows(2).map(|pair| (&text[pair[0]..pair[1]], lines(pair[0]))).collect()
 }
 
-fn nodes(text: &str) -> Result<Vec<Node>, serde_saphyr::Error> {
+/// The documents of a text, read on a thread of its own: an unoptimised build takes much stack for each level of nesting.
+fn nodes(text: &str) -> Result<Vec<Node>, Unparsed> {
     // Deep nesting is refused long before it could hurt: no schema of ours nests as deep as this.
-    let options = serde_saphyr::options! { with_snippet: false, budget: serde_saphyr::budget! { max_depth: 64, max_documents: 10_000 } };
-    serde_saphyr::from_multiple_with_options(text, options)
+    let options = || serde_saphyr::options! { with_snippet: false, budget: serde_saphyr::budget! { max_depth: 64, max_documents: 10_000 } };
+    let read = || serde_saphyr::from_multiple_with_options(text, options()).map_err(Unparsed::from);
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(PARSER_STACK).spawn_scoped(scope, read);
+        let ended = thread.map_err(|e| Unparsed { place: None, said: format!("no thread to read it: {e}") })?.join();
+        ended.unwrap_or_else(|_| Err(Unparsed { place: None, said: "the parser failed on it".into() }))
+    })
 }
 
-fn fault(file: &str, text: &str, offset: u64, error: &serde_saphyr::Error) -> ManifestError {
-    let place = error.location().map(Place::from).filter(|p| p.line > 0).map(|p| Place { line: p.line + offset, ..p });
-    let said = error.without_snippet().to_string();
+const PARSER_STACK: usize = 32 << 20;
+
+/// What the parser has against a text, and where.
+struct Unparsed {
+    place: Option<Place>,
+    said: String,
+}
+
+impl From<serde_saphyr::Error> for Unparsed {
+    fn from(error: serde_saphyr::Error) -> Self {
+        let place = error.location().map(Place::from).filter(|p| p.line > 0);
+        Self { place, said: error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter) }
+    }
+}
+
+fn fault(file: &str, text: &str, offset: u64, error: &Unparsed) -> ManifestError {
+    let place = error.place.map(|p| Place { line: p.line + offset, ..p });
     // The place is told apart from the reason.
-    let reason = said.split(" at line ").next().unwrap_or(&said).trim_end_matches([':', ',', ' ']).to_owned();
+    let reason = error.said.split(" at line ").next().unwrap_or_default().trim_end_matches([':', ',', ' ']).to_owned();
     let snippet = place.map(|p| snippet::around(text, p)).unwrap_or_default();
     ManifestError::Parse { file: file.to_owned(), place, reason: snippet::hidden(&reason, text), snippet }
 }

@@ -117,11 +117,10 @@ impl Table {
             let last = texts.len().saturating_sub(1);
             let mut used = 0;
             for (n, (cell_text, coloured)) in texts.into_iter().enumerate() {
-                let mut shown_text = text::shortened(&cell_text, widths[n]);
-                if let Some(room) = style.room {
-                    shown_text = text::cut(&shown_text, room.saturating_sub(used));
-                }
-                let pad = " ".repeat(widths[n].saturating_sub(text::width(&shown_text)));
+                // What does not fit even so is cut off at the edge.
+                let column = style.room.map_or(widths[n], |room| widths[n].min(room.saturating_sub(used)));
+                let shown_text = text::cut(&text::shortened(&cell_text, widths[n]), column);
+                let pad = " ".repeat(column.saturating_sub(text::width(&shown_text)));
                 let painted = match severity(&self.columns[shown[n]].name, &cell_text) {
                     Some(sgr) if coloured && style.colour => format!("\x1b[{sgr}m{shown_text}\x1b[0m"),
                     _ => shown_text,
@@ -231,9 +230,9 @@ mod tests {
     fn a_terminal_of_80_columns_gets_rows_that_fit() {
         let text = vms().render(Style { room: Some(80), ..Style::default() });
         insta::assert_snapshot!(text, @r"
-        NAME                  PHASE    HOST   ADDRESS       CPUS  MEMORY  RESTARTS  AGE
-        web-1                 Running  r12-a  198.18.77.11     2  512Mi          0  3m
-        a-name-tha~-7f3a9c21  Pending  -      -               64  1Ti           12  88d
+        NAME                   PHASE    HOST   ADDRESS       CPUS  MEMORY  RESTARTS  AGE
+        web-1                  Running  r12-a  198.18.77.11     2  512Mi          0  3m
+        a-name-tha~e-7f3a9c21  Pending  -      -               64  1Ti           12  88d
         ");
     }
 

@@ -128,7 +128,8 @@ mod tests {
           LAST  REASON           MESSAGE
           3m    HeartbeatMissed
               the agent of r12-c has not renewed its
-              lease for 3m12s; its VMs may well run on
+              lease for 3m12s; its VMs may well run
+              on
         ");
     }
 
