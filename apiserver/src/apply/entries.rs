@@ -1,7 +1,10 @@
 //! The entries of `metadata.managedFields`: who owns which fields, through which kind of request, since when.
+//!
+//! Most writes touch the fields of one or two entries, so an entry's fields are read when they are asked for, and an
+//! entry that was not changed is moved to the new object as it stood in the old one.
 
 use super::{
-    fields::{Element, Fields, FieldsError, Node},
+    fields::{Element, Fields, FieldsError, Node, type_name},
     schema::Schema,
 };
 use jiff::Timestamp;
@@ -36,15 +39,22 @@ pub(super) struct Owner<'a> {
 pub(super) struct Entry<'a> {
     pub(super) owner: Owner<'a>,
     pub(super) time: Option<Timestamp>,
-    pub(super) fields: Fields<'a>,
+    fields: Fields<'a>,
+    /// The `fieldsV1` that `fields` are still to be read from.
+    unread: Option<&'a Value>,
+    /// Where in its list the entry stands, while it is as it stands there.
+    place: Option<usize>,
 }
 
 /// An entry that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("metadata.managedFields[{index}].{what}")]
-pub struct EntryError {
-    index: usize,
-    what: String,
+#[error("metadata.managedFields{0}")]
+pub struct EntryError(String);
+
+impl EntryError {
+    fn at(index: usize, what: &str) -> Self {
+        Self(format!("[{index}].{what}"))
+    }
 }
 
 impl fmt::Display for Operation {
@@ -64,11 +74,16 @@ impl Owner<'_> {
 }
 
 impl<'a> Entry<'a> {
+    pub(super) fn new(owner: Owner<'a>, time: Timestamp, fields: Fields<'a>) -> Self {
+        Self { owner, time: Some(time), fields, unread: None, place: None }
+    }
+
+    /// Reads an entry but for its fields.
     fn parse(value: &'a Value) -> Result<Self, String> {
         let text = |name: &str| match value.get(name) {
             None | Some(Value::Null) => Ok(""),
             Some(Value::String(text)) => Ok(text.as_str()),
-            Some(other) => Err(format!("{name}: expected a string, got {other}")),
+            Some(other) => Err(format!("{name}: expected a string, got {}", type_name(other))),
         };
         let operation = match text("operation")? {
             "Apply" => Operation::Apply,
@@ -86,10 +101,51 @@ impl<'a> Entry<'a> {
             "" => None,
             time => Some(time.parse().map_err(|e| format!("time: {time:?} is not an RFC 3339 time: {e}"))?),
         };
-        let fields = value.get("fieldsV1").map(Fields::parse).transpose();
-        let fields = fields.map_err(|e: FieldsError| format!("fieldsV1: {e}"))?.unwrap_or_default();
         let owner = Owner { operation, manager: text("manager")?, api_version, subresource: text("subresource")? };
-        Ok(Self { owner, time, fields })
+        Ok(Self { owner, time, fields: Fields::default(), unread: value.get("fieldsV1"), place: None })
+    }
+
+    /// The fields of an entry that was read whole.
+    pub(super) fn fields(&self) -> &Fields<'a> {
+        &self.fields
+    }
+
+    /// Reads the fields; those that cannot be read are none.
+    fn read(&mut self, schema: Schema<'_>) -> Result<(), FieldsError> {
+        if let Some(unread) = self.unread.take() {
+            self.fields = Fields::parse(unread).inspect_err(|_| self.place = None)?;
+            if settle(&mut self.fields, schema) {
+                self.place = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes fields out of the entry. Those that cannot be read are gone then.
+    pub(super) fn remove(&mut self, gone: &Fields<'_>, schema: Schema<'_>) {
+        if self.unread.is_some_and(|unread| !gone.may_meet(unread)) {
+            return;
+        }
+        let _unreadable = self.read(schema);
+        if self.fields.remove(gone) {
+            self.place = None;
+        }
+    }
+
+    /// Adds fields that are written now.
+    pub(super) fn add(&mut self, fields: Fields<'a>, now: Timestamp, schema: Schema<'_>) {
+        let _unreadable = self.read(schema);
+        self.fields.add(fields);
+        (self.time, self.place) = (Some(now), None);
+    }
+
+    /// Has the entry printed although it is as it was read.
+    pub(super) fn print_anew(&mut self) {
+        self.place = None;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.unread.is_none() && self.fields.is_empty()
     }
 
     fn print(&self) -> Value {
@@ -114,20 +170,31 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Reads managedFields; absent is none. Entries of one owner are joined.
-pub(super) fn parse(managed: Option<&Value>) -> Result<Vec<Entry<'_>>, EntryError> {
+/// Reads entries that were written by [`print`], but for their fields; absent is none.
+pub(super) fn parse_stored(managed: Option<&Value>) -> Result<Vec<Entry<'_>>, EntryError> {
     let list = match managed {
         None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(list)) => list,
-        Some(other) => return Err(EntryError { index: 0, what: format!("expected a list of entries, got {other}") }),
+        Some(other) => return Err(EntryError(format!(": expected a list of entries, got {}", type_name(other)))),
     };
     let mut entries: Vec<Entry<'_>> = Vec::with_capacity(list.len() + 1);
     for (index, value) in list.iter().enumerate() {
-        let entry = Entry::parse(value).map_err(|what| EntryError { index, what })?;
+        let entry = Entry::parse(value).map_err(|what| EntryError::at(index, &what))?;
+        entries.push(Entry { place: Some(index), ..entry });
+    }
+    Ok(entries)
+}
+
+/// Reads entries whole, whoever wrote them. Entries of one owner are joined.
+pub(super) fn parse<'a>(managed: Option<&'a Value>, schema: Schema<'_>) -> Result<Vec<Entry<'a>>, EntryError> {
+    let mut entries: Vec<Entry<'_>> = Vec::new();
+    for (index, mut entry) in parse_stored(managed)?.into_iter().enumerate() {
+        entry.read(schema).map_err(|e| EntryError::at(index, &format!("fieldsV1: {e}")))?;
         match entries.iter_mut().find(|e| e.owner.is(&entry.owner)) {
             Some(same) => {
                 same.fields.add(entry.fields);
                 same.time = same.time.max(entry.time);
+                same.place = None;
             }
             None => entries.push(entry),
         }
@@ -135,31 +202,38 @@ pub(super) fn parse(managed: Option<&Value>) -> Result<Vec<Entry<'_>>, EntryErro
     Ok(entries)
 }
 
-/// Writes managedFields in their order, without empty entries and within the limit.
-pub(super) fn print(mut entries: Vec<Entry<'_>>) -> Vec<Value> {
-    entries.retain(|entry| !entry.fields.is_empty());
+/// Writes managedFields in their order, without empty entries and within the limit. Entries that are as they were are
+/// taken from `list`, a copy of the list that they were read from.
+pub(super) fn print(mut entries: Vec<Entry<'_>>, mut list: Vec<Value>, schema: Schema<'_>) -> Vec<Value> {
+    entries.retain(|entry| !entry.is_empty());
     entries.sort_by(|a, b| {
         let key = |e: &Entry<'_>| (e.owner.operation, e.seconds());
         key(a).cmp(&key(b)).then_with(|| a.owner.cmp(&b.owner))
     });
-    join_ancient(&mut entries);
-    entries.iter().map(Entry::print).collect()
+    join_ancient(&mut entries, schema);
+    let print = |entry: &Entry<'_>| match entry.place.and_then(|place| list.get_mut(place)) {
+        Some(value) => value.take(),
+        None => entry.print(),
+    };
+    entries.iter().map(print).collect()
 }
 
 /// Merges the oldest Update entries of each version until there are few enough. They are sorted by age already, after
 /// the Apply entries.
-fn join_ancient(entries: &mut Vec<Entry<'_>>) {
+fn join_ancient(entries: &mut Vec<Entry<'_>>, schema: Schema<'_>) {
     let first = entries.partition_point(|entry| entry.owner.operation == Operation::Apply);
     let mut at = first;
     while entries.len() - first > MOST_UPDATE_ENTRIES && at < entries.len() {
         let version = entries[at].owner.api_version;
         match (at + 1..entries.len()).find(|i| entries[*i].owner.api_version == version) {
             Some(next) => {
-                let older = entries.remove(at);
+                let mut older = entries.remove(at);
                 let joined = &mut entries[next - 1];
+                let _unreadable = (older.read(schema), joined.read(schema));
                 joined.fields.add(older.fields);
                 joined.owner.manager = ANCIENT;
                 joined.owner.subresource = "";
+                joined.place = None;
                 at = next - 1;
             }
             None => at += 1,
@@ -168,33 +242,36 @@ fn join_ancient(entries: &mut Vec<Entry<'_>>) {
 }
 
 /// Brings a set up to date with a schema in which a container became atomic: who owned a part of it now owns it whole.
-pub(super) fn settle(fields: &mut Fields<'_>, schema: Schema<'_>) {
-    fields.edit(|element, node| match element {
-        Element::Field(name) if name == "metadata" => settle_below(node, Schema::metadata()),
-        element => settle_node(element, node, schema),
+/// Says whether that was so anywhere.
+fn settle(fields: &mut Fields<'_>, schema: Schema<'_>) -> bool {
+    let mut changed = false;
+    fields.edit(|element, node| {
+        changed |= match element {
+            Element::Field(name) if name == "metadata" => settle_below(node, Schema::metadata()),
+            element => settle_node(element, node, schema),
+        }
     });
+    changed
 }
 
-fn settle_below(node: &mut Node<'_>, schema: Schema<'_>) {
+fn settle_below(node: &mut Node<'_>, schema: Schema<'_>) -> bool {
     if schema.is_atomic_container() {
         *node = Node::member();
-    } else {
-        node.fields.edit(|element, node| settle_node(element, node, schema));
+        return true;
     }
+    let mut changed = false;
+    node.fields.edit(|element, node| changed |= settle_node(element, node, schema));
+    changed
 }
 
-fn settle_node(element: &Element<'_>, node: &mut Node<'_>, schema: Schema<'_>) {
+fn settle_node(element: &Element<'_>, node: &mut Node<'_>, schema: Schema<'_>) -> bool {
     if node.fields.is_empty() {
-        return;
+        return false;
     }
     match element {
         Element::Field(name) => settle_below(node, schema.field(name).0),
-        Element::Key(_) => {
-            if let Some(items) = schema.items() {
-                settle_below(node, items.schema());
-            }
-        }
-        Element::Item(_) | Element::Index(_) => {}
+        Element::Key(_) => schema.items().is_some_and(|items| settle_below(node, items.schema())),
+        Element::Item(_) | Element::Index(_) => false,
     }
 }
 

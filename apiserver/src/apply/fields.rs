@@ -259,6 +259,16 @@ impl<'a> Fields<'a> {
         changed
     }
 
+    /// False if no member of the set is in a printed set, nor below a member of this one, as far as can be seen
+    /// without reading it.
+    pub(super) fn may_meet(&self, printed: &Value) -> bool {
+        let Value::Object(printed) = printed else { return true };
+        let meets = |(element, node): &(Element<'_>, Node<'_>)| {
+            printed.get(&element.print()).is_some_and(|below| node.member || node.fields.may_meet(below))
+        };
+        self.nodes.iter().any(meets)
+    }
+
     /// The members of both.
     pub(super) fn intersection(&self, other: &Fields<'_>) -> Self {
         let mut both = Self::default();
@@ -291,13 +301,20 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl<'a> FromIterator<(Element<'a>, Node<'a>)> for Fields<'a> {
-    fn from_iter<I: IntoIterator<Item = (Element<'a>, Node<'a>)>>(nodes: I) -> Self {
-        let mut fields = Self::default();
-        for (element, node) in nodes {
-            fields.insert(element, node);
+impl<'a> From<Vec<(Element<'a>, Node<'a>)>> for Fields<'a> {
+    /// Takes elements in any order, each once, and no empty nodes.
+    fn from(mut nodes: Vec<(Element<'a>, Node<'a>)>) -> Self {
+        if nodes.len() > 1 && !nodes.is_sorted_by(|(a, _), (b, _)| a < b) {
+            nodes.sort_by(|(a, _), (b, _)| a.cmp(b));
         }
-        fields
+        Self { nodes }
+    }
+}
+
+impl<'a> FromIterator<(Element<'a>, Node<'a>)> for Fields<'a> {
+    /// Takes elements in any order, each once.
+    fn from_iter<I: IntoIterator<Item = (Element<'a>, Node<'a>)>>(nodes: I) -> Self {
+        nodes.into_iter().filter(|(_, node)| !node.is_empty()).collect::<Vec<_>>().into()
     }
 }
 

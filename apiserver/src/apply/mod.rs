@@ -64,14 +64,11 @@ pub fn apply(
     let (schema, scope, api_version) = (Schema::of(def), Scope::of(def, manager.subresource), def.api_version());
     let own = manager.owner(Operation::Apply, &api_version);
     let set = intended_fields(intent, schema, scope)?;
-    let mut entries = entries::parse(live.and_then(managed_fields))?;
-    for entry in &mut entries {
-        entries::settle(&mut entry.fields, schema);
-    }
+    let mut entries = entries::parse(live.and_then(managed_fields), schema)?;
     if let (Some(live), true) = (live, entries.is_empty()) {
         let before = Manager { name: BEFORE_FIRST_APPLY, ..manager }.owner(Operation::Update, &api_version);
         let fields = walk::compare(None, live, schema, scope).changed;
-        entries.push(Entry { owner: before, time: Some(now), fields });
+        entries.push(Entry::new(before, now, fields));
     }
     let last = entries.iter().position(|entry| entry.owner.is(&own)).map(|i| entries.swap_remove(i));
 
@@ -79,7 +76,7 @@ pub fn apply(
     if let (Value::Object(merged), Value::Object(intent)) = (&mut merged, intent) {
         merge::merge(merged, intent, schema, scope);
         if let Some(last) = &last {
-            prune(merged, &last.fields, &set, &entries, schema, scope);
+            prune(merged, last.fields(), &set, &entries, schema, scope);
         }
     }
     if let Some(live) = live {
@@ -93,19 +90,20 @@ pub fn apply(
             refuse_conflicts(&entries, &change.changed, &held.unwrap_or_default())?;
         }
         for entry in &mut entries {
-            entry.fields.remove(&change.changed);
-            entry.fields.remove(&change.removed);
+            entry.remove(&change.changed, schema);
+            entry.remove(&change.removed, schema);
         }
     }
     if client_side::takes_over(manager.name, scope) {
         client_side::refresh(&mut merged, intent);
     }
-    let same_set = last.is_some_and(|last| last.fields == set && last.owner == own);
+    let same_set = last.is_some_and(|last| *last.fields() == set && last.owner == own);
     if same_set && live == Some(&merged) {
         return Ok(merged);
     }
-    entries.push(Entry { owner: own, time: Some(now), fields: set });
-    set_managed_fields(&mut merged, entries::print(entries));
+    entries.push(Entry::new(own, now, set));
+    let list = take_managed_fields(&mut merged);
+    set_managed_fields(&mut merged, entries::print(entries, list, schema));
     Ok(merged)
 }
 
@@ -116,38 +114,34 @@ pub fn apply(
 /// be read (through a subresource never), otherwise those of `live`; `[]` and `[{}]` forget all ownership.
 pub fn record_update(live: Option<&Value>, new: &mut Value, def: &ResourceDef, manager: Manager<'_>, now: Timestamp) {
     let (schema, scope) = (Schema::of(def), Scope::of(def, manager.subresource));
+    let api_version = def.api_version();
     let before = live.and_then(managed_fields);
-    let Some(metadata) = new.get_mut("metadata").and_then(Value::as_object_mut) else { return };
-    let sent = metadata.remove("managedFields").filter(|_| manager.subresource.is_empty());
-    let base = match &sent {
-        Some(sent) if Some(sent) != before => readable(sent).or(before),
-        _ => before,
+    let as_before = managed_fields(new) == before;
+    let edited = if as_before || !manager.subresource.is_empty() { None } else { managed_fields(new).cloned() };
+    let edited = edited.as_ref().and_then(|sent| readable(sent, schema));
+    let list = match as_before {
+        true => take_managed_fields(new),
+        false => before.and_then(Value::as_array).cloned().unwrap_or_default(),
     };
 
     let change = walk::compare(live, new, schema, scope);
-    let entries = if change.is_empty() && base == before {
-        base.and_then(Value::as_array).cloned().unwrap_or_default()
-    } else {
-        let api_version = def.api_version();
-        let mut entries = entries::parse(base).unwrap_or_default();
-        for entry in &mut entries {
-            entries::settle(&mut entry.fields, schema);
-            entry.fields.remove(&change.changed);
-            entry.fields.remove(&change.removed);
+    if change.is_empty() && edited.is_none() {
+        return set_managed_fields(new, list);
+    }
+    let mut entries = edited.unwrap_or_else(|| entries::parse_stored(before).unwrap_or_default());
+    for entry in &mut entries {
+        entry.remove(&change.changed, schema);
+        entry.remove(&change.removed, schema);
+    }
+    let own = manager.owner(Operation::Update, &api_version);
+    if !change.changed.is_empty() {
+        match entries.iter_mut().find(|entry| entry.owner.is(&own)) {
+            Some(entry) => entry.add(change.changed, now, schema),
+            None => entries.push(Entry::new(own, now, change.changed)),
         }
-        let own = manager.owner(Operation::Update, &api_version);
-        if !change.changed.is_empty() {
-            match entries.iter_mut().find(|entry| entry.owner.is(&own)) {
-                Some(entry) => {
-                    entry.fields.add(change.changed);
-                    entry.time = Some(now);
-                }
-                None => entries.push(Entry { owner: own, time: Some(now), fields: change.changed }),
-            }
-        }
-        entries::print(entries)
-    };
-    set_managed_fields(new, entries);
+    }
+    let printed = entries::print(entries, list, schema);
+    set_managed_fields(new, printed);
 }
 
 /// True if `new` is `live` but for the times in managedFields and the resource version: there is nothing to write.
@@ -191,7 +185,7 @@ fn prune(merged: &mut Map<String, Value>, last: &Fields<'_>, set: &Fields<'_>, o
     }
     let mut owned = set.clone();
     for entry in others {
-        owned.add(entry.fields.clone());
+        owned.add(entry.fields().clone());
     }
     merge::prune(merged, last, &owned, schema, scope);
 }
@@ -199,8 +193,9 @@ fn prune(merged: &mut Map<String, Value>, last: &Fields<'_>, set: &Fields<'_>, o
 /// Refuses a change of fields that others own, but for those in `held`.
 fn refuse_conflicts(entries: &[Entry<'_>], changed: &Fields<'_>, held: &Fields<'_>) -> Result<(), ApplyError> {
     let mut conflicts = Vec::new();
-    for Entry { owner, fields, .. } in entries {
-        let mut contested = fields.intersection(changed);
+    for entry in entries {
+        let owner = &entry.owner;
+        let mut contested = entry.fields().intersection(changed);
         contested.remove(held);
         conflicts.extend(contested.paths().into_iter().map(|path| Conflict {
             manager: owner.manager.to_owned(),
@@ -214,17 +209,24 @@ fn refuse_conflicts(entries: &[Entry<'_>], changed: &Fields<'_>, held: &Fields<'
 }
 
 /// What a client sent as managedFields, if it counts: ownership that can be read, or the wish to forget it.
-fn readable(sent: &Value) -> Option<&Value> {
-    static NOTHING: Value = Value::Null;
+fn readable<'a>(sent: &'a Value, schema: Schema<'_>) -> Option<Vec<Entry<'a>>> {
     if entries::is_reset(sent) {
-        return Some(&NOTHING);
+        return Some(Vec::new());
     }
-    let entries = entries::parse(Some(sent)).ok()?;
-    (!entries.is_empty()).then_some(sent)
+    let mut entries = entries::parse(Some(sent), schema).ok()?;
+    entries.iter_mut().for_each(Entry::print_anew);
+    (!entries.is_empty()).then_some(entries)
 }
 
 fn managed_fields(value: &Value) -> Option<&Value> {
     value.get("metadata")?.get("managedFields")
+}
+
+fn take_managed_fields(value: &mut Value) -> Vec<Value> {
+    match value.get_mut("metadata").and_then(|metadata| metadata.get_mut("managedFields")).map(Value::take) {
+        Some(Value::Array(list)) => list,
+        _ => Vec::new(),
+    }
 }
 
 fn set_managed_fields(value: &mut Value, entries: Vec<Value>) {

@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{Cause, CauseReason};
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 
 /// In what a new object differs from an old one.
 #[derive(Debug, Default)]
@@ -73,25 +76,24 @@ fn value_node<'a>(value: &'a Value, schema: Schema<'a>, trail: &Trail<'_>, fault
 }
 
 fn fields_of_list<'a>(list: &'a [Value], items: Items<'a>, trail: &Trail<'_>, faults: &mut Vec<Cause>) -> Fields<'a> {
-    let mut fields = Fields::default();
+    let mut nodes = BTreeMap::new();
     for (index, value) in list.iter().enumerate() {
         let trail = Trail { up: Some(trail), step: Step::Index(index) };
-        match items.element(value) {
-            Ok(element) if fields.get(&element).is_some() => faults.push(trail.duplicate(value, items)),
-            Ok(element) => {
-                let mut node = value_node(value, items.schema(), &trail, faults);
+        match items.element(value).map(|element| nodes.entry(element)) {
+            Ok(Entry::Vacant(place)) => {
+                let node = place.insert(value_node(value, items.schema(), &trail, faults));
                 node.member = true;
-                fields.insert(element, node);
             }
+            Ok(Entry::Occupied(_)) => faults.push(trail.duplicate(value, items)),
             Err(fault) => faults.push(trail.fault(fault, items)),
         }
     }
-    fields
+    nodes.into_iter().collect()
 }
 
 /// In what `new` differs from `old`, within the scope.
 pub(super) fn compare<'a>(old: Option<&'a Value>, new: &'a Value, schema: Schema<'a>, scope: Scope) -> Change<'a> {
-    let mut change = Change::default();
+    let mut changes = Changes::default();
     zip(object(old), object(Some(new)), |name, old, new| {
         if !scope.covers(name) {
             return;
@@ -103,26 +105,41 @@ pub(super) fn compare<'a>(old: Option<&'a Value>, new: &'a Value, schema: Schema
         } else {
             compare_values(old, new, schema.field(name).0)
         };
-        change.insert(Element::field(name), node);
+        changes.push(Element::field(name), node);
     });
-    change
+    changes.into()
 }
 
 impl<'a> Change<'a> {
     pub(super) fn is_empty(&self) -> bool {
         self.changed.is_empty() && self.removed.is_empty()
     }
+}
 
-    fn insert(&mut self, element: Element<'a>, node: NodeChange<'a>) {
+/// Changes below one point, in any order.
+#[derive(Default)]
+struct Changes<'a> {
+    changed: Vec<(Element<'a>, Node<'a>)>,
+    removed: Vec<(Element<'a>, Node<'a>)>,
+}
+
+impl<'a> Changes<'a> {
+    fn push(&mut self, element: Element<'a>, node: NodeChange<'a>) {
         match (node.changed.is_empty(), node.removed.is_empty()) {
             (true, true) => {}
-            (false, true) => self.changed.insert(element, node.changed),
-            (true, false) => self.removed.insert(element, node.removed),
+            (false, true) => self.changed.push((element, node.changed)),
+            (true, false) => self.removed.push((element, node.removed)),
             (false, false) => {
-                self.changed.insert(element.clone(), node.changed);
-                self.removed.insert(element, node.removed);
+                self.changed.push((element.clone(), node.changed));
+                self.removed.push((element, node.removed));
             }
         }
+    }
+}
+
+impl<'a> From<Changes<'a>> for Change<'a> {
+    fn from(changes: Changes<'a>) -> Self {
+        Self { changed: changes.changed.into(), removed: changes.removed.into() }
     }
 }
 
@@ -148,13 +165,13 @@ fn compare_maps<'a>(
     schema: Schema<'a>,
     skip: impl Fn(&str) -> bool,
 ) -> Change<'a> {
-    let mut change = Change::default();
+    let mut changes = Changes::default();
     zip(old, new, |name, old, new| {
         if !skip(name) {
-            change.insert(Element::field(name), compare_values(old, new, schema.field(name).0));
+            changes.push(Element::field(name), compare_values(old, new, schema.field(name).0));
         }
     });
-    change
+    changes.into()
 }
 
 /// Compares two values, of which one may be missing. A null takes the shape of the other.
@@ -214,10 +231,10 @@ fn list(value: Option<&Value>) -> &[Value] {
 /// Compares granular lists item by item. Items that stand more than once in a list are one item owned whole. `None` if
 /// an item cannot be told from others.
 fn compare_lists<'a>(old: &'a [Value], new: &'a [Value], items: Items<'a>) -> Option<Change<'a>> {
-    let mut change = Change::default();
     if old == new {
-        return Some(change);
+        return Some(Change::default());
     }
+    let mut changes = Changes::default();
     let mut pairs: BTreeMap<Element<'a>, (Vec<&'a Value>, Vec<&'a Value>)> = BTreeMap::new();
     for value in old {
         pairs.entry(items.element(value).ok()?).or_default().0.push(value);
@@ -240,9 +257,9 @@ fn compare_lists<'a>(old: &'a [Value], new: &'a [Value], items: Items<'a>) -> Op
             _ if old == new => NodeChange::default(),
             _ => NodeChange { changed: Node::member(), removed: Node::default() },
         };
-        change.insert(element, node);
+        changes.push(element, node);
     }
-    Some(change)
+    Some(changes.into())
 }
 
 /// Equal as JSON, where `1` and `1.0` are the same number.

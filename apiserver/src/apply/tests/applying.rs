@@ -311,6 +311,16 @@ fn what_only_the_api_server_writes_is_not_taken_from_a_configuration() {
 }
 
 #[test]
+fn ownership_that_is_no_list_is_an_error_too() {
+    let mut live = machine(json!({}));
+    live["metadata"]["managedFields"] = json!({});
+    assert_eq!(
+        try_apply("gitops", Some(&live), &machine(json!({}))).unwrap_err().to_string(),
+        "failed to decode managed fields: metadata.managedFields: expected a list of entries, got an object"
+    );
+}
+
+#[test]
 fn kubectl_takes_over_what_client_side_apply_left() {
     let annotated = |spec: Value, last: Value| {
         let mut object = machine(spec);
@@ -361,7 +371,7 @@ fn unreadable_ownership_of_the_live_object_is_an_error_that_says_where() {
         ("operation", json!("Patch"), "operation: \"Patch\" is not one of Apply, Update"),
         ("apiVersion", json!(""), "apiVersion: must not be empty"),
         ("fieldsType", json!("FieldsV2"), "fieldsType: \"FieldsV2\" is not FieldsV1"),
-        ("manager", json!(1), "manager: expected a string, got 1"),
+        ("manager", json!(1), "manager: expected a string, got a number"),
         ("fieldsV1", json!({"f:a": 1}), "fieldsV1: a number stands where an object of fields is expected"),
         ("fieldsV1", json!({"f:a": {"b": {}}}), "fieldsV1: \"b\" is not a path element (f:<name>, k:<keys>, v:<value> or i:<index>)"),
         ("fieldsV1", json!({"k:[]": {}}), "fieldsV1: \"k:[]\" is not a path element (f:<name>, k:<keys>, v:<value> or i:<index>)"),
