@@ -80,13 +80,7 @@ pub async fn diagnose(target: &Target, error: &kube::Error) -> Unreachable {
             ),
         },
     };
-    Unreachable {
-        cluster: format!("cluster {}", target.context),
-        what: blame.what,
-        at: target.at(),
-        why: blame.why,
-        remedy: blame.remedy,
-    }
+    Unreachable { cluster: format!("cluster {}", target.context), what: blame.what, at: target.at(), why: blame.why, remedy: blame.remedy }
 }
 
 /// The server took the connection and then did not answer in time.
@@ -99,13 +93,7 @@ pub async fn no_answer(target: &Target, waited: Duration) -> Unreachable {
             "run the command again, with a longer --request-timeout; look at the gateway's log",
         )
     });
-    Unreachable {
-        cluster: format!("cluster {}", target.context),
-        what: blame.what,
-        at: target.at(),
-        why: blame.why,
-        remedy: blame.remedy,
-    }
+    Unreachable { cluster: format!("cluster {}", target.context), what: blame.what, at: target.at(), why: blame.why, remedy: blame.remedy }
 }
 
 /// Tries the name and the connection.

@@ -1,7 +1,7 @@
 //! The command line: global flags as kubectl has them, and one variant for each verb.
 
 use crate::{output::age, verbs};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::{path::PathBuf, time::Duration};
 
 const TOPICS: &str = "Output goes to standard output, everything else to standard error.\nExit codes: basaltctl exit-codes. Colours: NO_COLOR=1 turns them off.";
@@ -74,10 +74,26 @@ pub enum Verb {
     ExitCodes(verbs::exit_codes::ExitCodes),
 }
 
+/// At most three verbs that are near to `word`.
+pub fn near_verbs(word: &str) -> Vec<String> {
+    let distance = |verb: &str| strsim::damerau_levenshtein(verb, word);
+    let command = Cli::command();
+    let mut near: Vec<(usize, String)> = command.get_subcommands().map(|c| (distance(c.get_name()), c.get_name().to_owned())).collect();
+    near.retain(|(distance, _)| *distance <= 2);
+    near.sort();
+    near.into_iter().take(3).map(|(_, verb)| verb).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
+    #[test]
+    fn a_mistyped_verb_is_answered_with_the_nearest() {
+        assert_eq!(near_verbs("gte"), ["get"]);
+        assert_eq!(near_verbs("aply"), ["apply"]);
+        assert!(near_verbs("frobnicate").is_empty());
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

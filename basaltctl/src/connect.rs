@@ -49,8 +49,12 @@ fn files(global: &Global) -> Vec<PathBuf> {
 
 fn unusable(files: &str, error: &KubeconfigError) -> Error {
     let hint = match error {
-        KubeconfigError::LoadContext(_) | KubeconfigError::CurrentContextNotSet => "choose a context of the file with --context, or set current-context in it",
-        KubeconfigError::LoadClusterOfContext(_) | KubeconfigError::MissingClusterUrl => "the context must name a cluster of the file, and the cluster a server",
+        KubeconfigError::LoadContext(_) | KubeconfigError::CurrentContextNotSet => {
+            "choose a context of the file with --context, or set current-context in it"
+        }
+        KubeconfigError::LoadClusterOfContext(_) | KubeconfigError::MissingClusterUrl => {
+            "the context must name a cluster of the file, and the cluster a server"
+        }
         KubeconfigError::LoadCertificateAuthority(_) | KubeconfigError::LoadClientCertificate(_) | KubeconfigError::LoadClientKey(_) => {
             "see that the files which the kubeconfig names exist and can be read"
         }
@@ -124,11 +128,15 @@ impl Server {
     }
 
     fn refusal(&self, action: &str, code: StatusCode, body: &[u8]) -> Error {
-        let mut status = serde_json::from_slice::<Status>(body).ok().filter(|s| !s.message.is_empty()).unwrap_or_else(|| {
-            let text: String = String::from_utf8_lossy(body).trim().chars().take(200).collect();
-            let text = if text.is_empty() { String::new() } else { format!(": {text}") };
-            Status::failure(&format!("the server answered {code}{text}"), "")
-        });
+        let said = serde_json::from_slice::<Status>(body).ok().filter(|s| !s.message.is_empty());
+        let mut status = match said {
+            Some(status) => status,
+            // Nothing that speaks Kubernetes answers so.
+            None if matches!(code.as_u16(), 400 | 404 | 405) => {
+                return self.odd(action, &format!("it answers {code}, and not in the words of an API server"));
+            }
+            None => Status::failure(&format!("the server answers {code}"), ""),
+        };
         status.code = code.as_u16();
         Error::Api { action: action.to_owned(), status: status.boxed(), places: Vec::new(), at: self.target.at() }
     }

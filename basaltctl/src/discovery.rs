@@ -43,9 +43,15 @@ impl Kind {
         if self.group.is_empty() { self.singular.clone() } else { format!("{}.{}", self.singular, self.group) }
     }
 
+    /// What a person calls it: its short name if it has one.
+    pub fn called(&self) -> &str {
+        self.short_names.first().unwrap_or(&self.singular)
+    }
+
     /// The path of the collection, of one object, or of a subresource of it. All namespaces if `namespace` is none.
     pub fn path(&self, namespace: Option<&str>, name: Option<&str>, subresource: Option<&str>) -> String {
-        let mut path = if self.group.is_empty() { format!("/api/{}", self.version) } else { format!("/apis/{}/{}", self.group, self.version) };
+        let mut path =
+            if self.group.is_empty() { format!("/api/{}", self.version) } else { format!("/apis/{}/{}", self.group, self.version) };
         if let Some(namespace) = namespace.filter(|_| self.namespaced) {
             path.push_str(&format!("/namespaces/{}", escaped(namespace)));
         }
@@ -111,7 +117,9 @@ pub fn get(path: &str) -> Result<Request<Vec<u8>>, Error> {
 
 /// A request from its parts.
 pub fn request(builder: http::request::Builder, body: Vec<u8>) -> Result<Request<Vec<u8>>, Error> {
-    builder.body(body).map_err(|e| Error::Usage { what: format!("this does not make a request: {e}"), hint: "see that names are plain text".into() })
+    builder
+        .body(body)
+        .map_err(|e| Error::Usage { what: format!("this does not make a request: {e}"), hint: "see that names are plain text".into() })
 }
 
 /// All kinds that the server serves.
@@ -232,7 +240,9 @@ mod tests {
     #[test]
     fn a_kind_answers_to_all_its_names() {
         let kinds = kinds();
-        for name in ["vm", "VM", "virtualmachine", "virtualmachines", "VirtualMachine", "vm.basalt.dev", "virtualmachines.v1alpha1.basalt.dev"] {
+        for name in
+            ["vm", "VM", "virtualmachine", "virtualmachines", "VirtualMachine", "vm.basalt.dev", "virtualmachines.v1alpha1.basalt.dev"]
+        {
             assert_eq!(kinds.named(name).map(|k| k.kind.as_str()), Some("VirtualMachine"), "{name}");
         }
         assert_eq!(kinds.named("ns").map(Kind::qualified), Some("namespace".into()));

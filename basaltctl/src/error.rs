@@ -84,6 +84,8 @@ pub enum Error {
         object: String,
         /// The namespace that was looked in.
         namespace: Option<String>,
+        /// What a person calls the kind.
+        kind: String,
     },
     /// The input has faults; nothing was applied or deleted.
     #[error("{}", manifest_headline(.0))]
@@ -173,9 +175,9 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } | Self::NoKubeconfig { .. } | Self::Kubeconfig { .. } | Self::UnknownKind { .. } => Exit::Usage,
-            Self::Unreachable(_) => Exit::Unreachable,
+            Self::Unreachable(_) | Self::Answer { .. } => Exit::Unreachable,
             Self::Api { status, .. } => exit_of(status),
-            Self::Answer { .. } | Self::Bug(_) => Exit::Bug,
+            Self::Bug(_) => Exit::Bug,
             Self::NoNamespace { .. } | Self::NotFound { .. } => Exit::NotFound,
             Self::Manifest(_) | Self::Read { .. } => Exit::Invalid,
             Self::TimeUp { .. } => Exit::TimeUp,
@@ -197,8 +199,10 @@ impl Error {
             Self::Usage { hint, .. } => report.remedy.push(hint.clone()),
             Self::NoKubeconfig { looked } => {
                 report.at = looked.iter().map(|p| p.display().to_string()).collect();
-                report.why.push("none of these files exists".into());
-                report.remedy.push("export KUBECONFIG=/path/to/admin.kubeconfig, or give --kubeconfig; the gateway writes one at its first start".into());
+                report.why.push(if looked.len() == 1 { "this file does not exist" } else { "none of these files exists" }.into());
+                report.remedy.push(
+                    "export KUBECONFIG=/path/to/admin.kubeconfig, or give --kubeconfig; the gateway writes one at its first start".into(),
+                );
             }
             Self::Kubeconfig { files, hint, .. } => {
                 report.at.push(files.clone());
@@ -235,8 +239,7 @@ impl Error {
                 report.at.push(from.clone());
                 report.remedy.push("basaltctl get namespaces lists those that exist; -n chooses one".into());
             }
-            Self::NotFound { object, namespace } => {
-                let kind = object.split('/').next().unwrap_or_default();
+            Self::NotFound { namespace, kind, .. } => {
                 let all = if namespace.is_some() { " -A" } else { "" };
                 report.remedy.push(format!("basaltctl get {kind}{all} lists those that exist"));
             }

@@ -1,7 +1,13 @@
 //! The `basaltctl` binary: reads the command line, runs it, and exits with its code.
 
-use basaltctl::{cli::Cli, exit::Exit};
-use clap::{Parser, error::ErrorKind};
+use basaltctl::{
+    cli::{Cli, near_verbs},
+    exit::Exit,
+};
+use clap::{
+    Parser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use std::{io::Write, process::ExitCode};
 
 fn main() -> ExitCode {
@@ -10,6 +16,14 @@ fn main() -> ExitCode {
         Err(error) => {
             // Help and version are data; a reader that went away is no failure.
             let _ = error.print();
+            if let (ErrorKind::InvalidSubcommand, Some(ContextValue::String(word))) =
+                (error.kind(), error.get(ContextKind::InvalidSubcommand))
+            {
+                let near = near_verbs(word);
+                if !near.is_empty() {
+                    let _ = writeln!(std::io::stderr(), "Did you mean {}?", near.join(", "));
+                }
+            }
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             return ExitCode::from(if asked { Exit::Ok } else { Exit::Usage }.code());
         }

@@ -63,8 +63,12 @@ impl Target {
 
     /// `vm/web-1`: what a person types.
     pub fn short(&self) -> String {
-        let kind = self.kind.short_names.first().unwrap_or(&self.kind.singular);
-        format!("{kind}/{}{}", self.name, self.namespace.as_ref().filter(|n| *n != "default").map(|n| format!(" -n {n}")).unwrap_or_default())
+        format!(
+            "{}/{}{}",
+            self.kind.called(),
+            self.name,
+            self.namespace.as_ref().filter(|n| *n != "default").map(|n| format!(" -n {n}")).unwrap_or_default()
+        )
     }
 
     /// The object as it is now; `None` if it does not exist.
@@ -88,7 +92,11 @@ impl Target {
         {
             return error;
         }
-        Error::NotFound { object: format!("{}/{}", self.kind.singular, self.name), namespace: self.namespace.clone() }
+        Error::NotFound {
+            object: format!("{}/{}", self.kind.singular, self.name),
+            namespace: self.namespace.clone(),
+            kind: self.kind.called().to_owned(),
+        }
     }
 }
 
@@ -113,7 +121,10 @@ pub fn named(asked: &[Asked], kinds: &Kinds, server: &Server) -> Result<Vec<Targ
     for one in asked {
         let kind = kinds.one(&one.kind, server)?;
         if one.names.is_empty() {
-            return Err(Error::Usage { what: format!("no name is given after {}", one.kind), hint: format!("write {}/NAME; basaltctl get {} lists the names", one.kind, one.kind) });
+            return Err(Error::Usage {
+                what: format!("no name is given after {}", one.kind),
+                hint: format!("write {}/NAME; basaltctl get {} lists the names", one.kind, one.kind),
+            });
         }
         for name in &one.names {
             let namespace = kind.namespace(&server.namespace).map(str::to_owned);

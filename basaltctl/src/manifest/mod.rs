@@ -178,7 +178,9 @@ impl ManifestError {
     /// `file:line:column`, as far as it is known.
     pub fn place(&self) -> Option<String> {
         match self {
-            Self::NotUtf8 { file, place, .. } | Self::NotAnObject { file, place, .. } | Self::Missing { file, place, .. } => Some(at(file, *place)),
+            Self::NotUtf8 { file, place, .. } | Self::NotAnObject { file, place, .. } | Self::Missing { file, place, .. } => {
+                Some(at(file, *place))
+            }
             Self::Parse { file, place, .. } => place.map(|p| at(file, p)),
             Self::UnknownKind { place, .. } | Self::OtherNamespace { place, .. } => Some(place.clone()),
             Self::Twice { first, second, .. } => Some(format!("{first} and {second}")),
@@ -201,7 +203,9 @@ impl ManifestError {
             Self::NoFiles { .. } => "give -R to look into the directories below it too".into(),
             Self::Missing { field: "metadata.name", .. } => "give the object a name; generateName does not work with apply".into(),
             Self::Missing { field, .. } => format!("add {field}"),
-            Self::UnknownKind { near, .. } if !near.is_empty() => format!("did you mean {}? basaltctl api-resources lists all kinds", near.join(", ")),
+            Self::UnknownKind { near, .. } if !near.is_empty() => {
+                format!("did you mean {}? basaltctl api-resources lists all kinds", near.join(", "))
+            }
             Self::UnknownKind { .. } => "basaltctl api-resources lists all kinds, with their apiVersion".into(),
             Self::OtherNamespace { .. } => "leave --namespace out, or take the namespace out of the file".into(),
             Self::Twice { .. } => "keep one of the two".into(),
@@ -278,7 +282,8 @@ fn taken(name: String, reader: impl Read, faults: &mut Vec<ManifestError>) -> Ve
 
 /// The manifests of a directory, in the order of their names.
 fn collect(directory: &Path, recursive: bool, files: &mut Vec<PathBuf>, faults: &mut Vec<ManifestError>) {
-    let mut fault = |error: std::io::Error| faults.push(ManifestError::Read { path: directory.display().to_string(), reason: error.to_string() });
+    let mut fault =
+        |error: std::io::Error| faults.push(ManifestError::Read { path: directory.display().to_string(), reason: error.to_string() });
     let entries = match std::fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
         Ok(entries) => entries,
         Err(error) => return fault(error),
@@ -300,7 +305,10 @@ pub fn parse(file: &str, bytes: &[u8]) -> Result<Vec<Document>, Vec<ManifestErro
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let good = error.valid_up_to();
         let before = String::from_utf8_lossy(&bytes[..good]).into_owned();
-        let place = Place { line: 1 + before.matches('\n').count() as u64, column: 1 + before.chars().rev().take_while(|c| *c != '\n').count() as u64 };
+        let place = Place {
+            line: 1 + before.matches('\n').count() as u64,
+            column: 1 + before.chars().rev().take_while(|c| *c != '\n').count() as u64,
+        };
         vec![ManifestError::NotUtf8 { file: file.to_owned(), place, byte: bytes.get(good).copied().unwrap_or_default() }]
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

@@ -155,7 +155,9 @@ impl Node {
                 (Content::List(items), Step::Key(key)) => key.parse().ok().and_then(|i: usize| items.get(i)).map(|v| (v.place, v)),
                 (Content::List(items), Step::Where(key, wanted)) => items
                     .iter()
-                    .find(|item| item.get(key).is_some_and(|v| v.value().as_str().map_or_else(|| v.value().to_string(), str::to_owned) == *wanted))
+                    .find(|item| {
+                        item.get(key).is_some_and(|v| v.value().as_str().map_or_else(|| v.value().to_string(), str::to_owned) == *wanted)
+                    })
                     .map(|v| (v.place, v)),
                 _ => None,
             };
@@ -212,7 +214,8 @@ fn steps(path: &str) -> Vec<Step> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "metadata:\n  labels:\n    a.b/c: x\nspec:\n  disks:\n  - name: root\n    image: one\n  - {name: data, image: two}\n";
+    const TEXT: &str =
+        "metadata:\n  labels:\n    a.b/c: x\nspec:\n  disks:\n  - name: root\n    image: one\n  - {name: data, image: two}\n";
 
     #[test]
     fn a_path_of_the_server_leads_to_the_line() {

@@ -25,13 +25,19 @@ pub fn around(text: &str, place: Place) -> Vec<String> {
 
 /// `reason`, which a parser wrote, without values of a text that holds a Secret.
 pub fn hidden(reason: &str, text: &str) -> String {
-    if holds_secret(text) && reason.contains(['"', '`', '\'']) { "a value is not what the format allows (hidden: the file holds a Secret)".into() } else { reason.to_owned() }
+    if holds_secret(text) && reason.contains(['"', '`', '\'']) {
+        "a value is not what the format allows (hidden: the file holds a Secret)".into()
+    } else {
+        reason.to_owned()
+    }
 }
 
 fn holds_secret(text: &str) -> bool {
     text.lines().any(|l| {
         let l = l.trim().trim_end_matches(',');
-        l.strip_prefix("kind:").or_else(|| l.strip_prefix("\"kind\":")).is_some_and(|kind| kind.trim().trim_matches(['"', '\'']) == "Secret")
+        l.strip_prefix("kind:")
+            .or_else(|| l.strip_prefix("\"kind\":"))
+            .is_some_and(|kind| kind.trim().trim_matches(['"', '\'']) == "Secret")
     })
 }
 

@@ -46,7 +46,11 @@ fn bad_bytes_empty_files_and_missing_fields_are_told_with_their_place() {
 
 #[test]
 fn deep_nesting_and_alias_bombs_are_refused() {
-    for text in ["[".repeat(100_000), "{a: ".repeat(5_000), "a:\n".to_owned() + &(1..500).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>()] {
+    for text in [
+        "[".repeat(100_000),
+        "{a: ".repeat(5_000),
+        "a:\n".to_owned() + &(1..500).map(|i| format!("{}a:\n", " ".repeat(i))).collect::<String>(),
+    ] {
         assert!(parse("in.yaml", text.as_bytes()).is_err());
     }
     let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");

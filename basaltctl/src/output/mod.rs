@@ -56,7 +56,7 @@ impl Screen {
     /// Writes a line of talk to standard error.
     pub fn say(&self, line: &str) {
         // Nobody is left to tell if standard error is closed.
-        let _ = writeln!(std::io::stderr(), "{}", text::clean(line));
+        let _ = write!(std::io::stderr(), "{}", text::wrapped("", "    ", &text::clean(line), self.talk_columns));
     }
 
     /// Tells an error, in the shape that every error has.

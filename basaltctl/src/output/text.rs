@@ -4,7 +4,18 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// `text` without control characters, so that nothing that comes from outside moves the cursor or colours the screen.
 pub fn clean(text: &str) -> String {
-    text.trim_end().chars().map(|c| if c == '\n' || c == '\t' { ' ' } else if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.trim_end()
+        .chars()
+        .map(|c| {
+            if c == '\n' || c == '\t' {
+                ' '
+            } else if c.is_control() {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// How many columns `text` takes.
@@ -74,7 +85,8 @@ pub fn wrapped(first: &str, indent: &str, text: &str, columns: Option<usize>) ->
 /// Rows below headers, with the last column wrapped below itself, or on lines of its own where little room is left.
 pub fn hanging(headers: &[&str], rows: &[Vec<String>], indent: &str, columns: Option<usize>) -> String {
     let fixed = headers.len().saturating_sub(1);
-    let texts: Vec<Vec<String>> = rows.iter().map(|r| r.iter().map(|c| if c.is_empty() { "-".into() } else { clean(c) }).collect()).collect();
+    let texts: Vec<Vec<String>> =
+        rows.iter().map(|r| r.iter().map(|c| if c.is_empty() { "-".into() } else { clean(c) }).collect()).collect();
     let wide = |i: usize| texts.iter().filter_map(|r| r.get(i)).map(|c| width(c)).chain([width(headers[i])]).max().unwrap_or(0);
     let widths: Vec<usize> = (0..fixed).map(wide).collect();
     let padded = |cells: &[&str]| {
@@ -117,7 +129,11 @@ mod tests {
 
     #[test]
     fn the_last_column_hangs_below_itself_or_goes_below_the_row() {
-        let rows = [vec!["3m".into(), "HeartbeatMissed".into(), "the agent of r12-c has not renewed its lease for 3m12s; its VMs may well run on".into()]];
+        let rows = [vec![
+            "3m".into(),
+            "HeartbeatMissed".into(),
+            "the agent of r12-c has not renewed its lease for 3m12s; its VMs may well run on".into(),
+        ]];
         insta::assert_snapshot!(hanging(&["LAST", "REASON", "MESSAGE"], &rows, "  ", Some(60)), @r"
           LAST  REASON           MESSAGE
           3m    HeartbeatMissed  the agent of r12-c has not renewed

@@ -42,7 +42,8 @@ impl ApiResources {
             Shape::Json => screen.print(&object::json(&Value::Array(kinds.iter().map(value).collect()))),
             Shape::Name => screen.print(&kinds.iter().map(|k| format!("{}\n", plural(k))).collect::<String>()),
             Shape::Table | Shape::Wide => {
-                let style = Style { room: screen.columns, wide: self.output == Shape::Wide, no_headers: self.no_headers, colour: screen.colour };
+                let style =
+                    Style { room: screen.columns, wide: self.output == Shape::Wide, no_headers: self.no_headers, colour: screen.colour };
                 screen.print(&table(&kinds).render(style))
             }
         }

@@ -20,12 +20,10 @@ use std::{path::PathBuf, time::Duration};
 /// The name under which this program owns fields.
 pub const FIELD_MANAGER: &str = "basaltctl";
 
-/// Whether anything is stored.
+// Whether anything is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum DryRun {
-    /// It is.
     None,
-    /// The server checks everything and stores nothing.
     Server,
 }
 
@@ -137,7 +135,8 @@ impl Apply {
             metadata.insert("namespace".into(), namespace.clone().into());
         }
         // JSON is YAML, and this media type is what server-side apply is asked for by.
-        let builder = Request::patch(&path).header(header::CONTENT_TYPE, "application/apply-patch+yaml").header(header::ACCEPT, "application/json");
+        let builder =
+            Request::patch(&path).header(header::CONTENT_TYPE, "application/apply-patch+yaml").header(header::ACCEPT, "application/json");
         let after = match server.call(&action, request(builder, object.to_string().into_bytes())?).await {
             Ok(after) => after,
             Err(Error::Api { action, status, at, .. }) => {

@@ -24,14 +24,11 @@ use std::{
     time::Duration,
 };
 
-/// What becomes of the objects that an object owns.
+// What becomes of the objects that an object owns: they go first, they go later, they stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Cascade {
-    /// They are deleted first.
     Foreground,
-    /// They are deleted later.
     Background,
-    /// They stay.
     Orphan,
 }
 
@@ -53,7 +50,7 @@ pub struct Delete {
     /// Delete all objects of the kind in the namespace
     #[arg(long)]
     all: bool,
-    /// What becomes of the objects that an object owns
+    /// What becomes of the objects that an object owns: they go first, go later, or stay
     #[arg(long, value_name = "HOW", default_value = "foreground")]
     cascade: Cascade,
     /// Wait until the objects are gone
@@ -116,7 +113,14 @@ impl Delete {
         self.delete(&server, &kinds, screen, found, failed).await
     }
 
-    async fn delete(&self, server: &Server, kinds: &Kinds, screen: &Screen, found: Vec<(Target, Value)>, mut failed: Option<Exit>) -> Result<(), Error> {
+    async fn delete(
+        &self,
+        server: &Server,
+        kinds: &Kinds,
+        screen: &Screen,
+        found: Vec<(Target, Value)>,
+        mut failed: Option<Exit>,
+    ) -> Result<(), Error> {
         let mut deleting = Vec::new();
         for (target, object) in found {
             let uid = object.pointer("/metadata/uid").and_then(Value::as_str).map(str::to_owned);
@@ -187,13 +191,19 @@ async fn look(server: &Server, targets: Vec<Target>) -> Result<(Found, Vec<Targe
 /// Lists what would go, and what that stops; then asks, if there is somebody to ask.
 fn confirm(server: &Server, screen: &Screen, found: &Found) -> Result<(), Error> {
     let effect = |object: &Value| {
-        let running = object.get("kind").is_some_and(|k| k == "VirtualMachine") && object.pointer("/status/phase").is_some_and(|p| p == "Running");
+        let running =
+            object.get("kind").is_some_and(|k| k == "VirtualMachine") && object.pointer("/status/phase").is_some_and(|p| p == "Running");
         if running { "  (it runs, and will be stopped)" } else { "" }
     };
     let affected: Vec<String> = found.iter().map(|(target, object)| format!("{}{}", target.label(), effect(object))).collect();
     let refused = |what: &str| Error::Refused {
         what: format!("{what}: {} objects would be deleted in {}", found.len(), server.introduce()),
-        affected: affected.iter().take(20).cloned().chain((affected.len() > 20).then(|| format!("and {} more", affected.len() - 20))).collect(),
+        affected: affected
+            .iter()
+            .take(20)
+            .cloned()
+            .chain((affected.len() > 20).then(|| format!("and {} more", affected.len() - 20)))
+            .collect(),
         hint: "give --yes if that is what you want".into(),
     };
     if !screen.person {

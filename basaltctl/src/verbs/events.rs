@@ -108,7 +108,13 @@ fn event(value: &Value) -> Event {
     let about = |key: &str| first(&[&format!("/involvedObject/{key}"), &format!("/regarding/{key}")]);
     let count = ["/series/count", "/count", "/deprecatedCount"].iter().find_map(|p| value.pointer(p).and_then(Value::as_i64));
     Event {
-        last: first(&["/series/lastObservedTime", "/lastTimestamp", "/deprecatedLastTimestamp", "/eventTime", "/metadata/creationTimestamp"]),
+        last: first(&[
+            "/series/lastObservedTime",
+            "/lastTimestamp",
+            "/deprecatedLastTimestamp",
+            "/eventTime",
+            "/metadata/creationTimestamp",
+        ]),
         count: count.unwrap_or(1).max(1),
         type_: first(&["/type"]),
         reason: first(&["/reason"]),
@@ -132,7 +138,8 @@ pub fn render(events: &[Event], with_object: bool, indent: &str, columns: Option
         cells
     });
     let rows: Vec<Vec<String>> = rows.collect();
-    let headers: &[&str] = if with_object { &["LAST", "TYPE", "REASON", "OBJECT", "FROM", "MESSAGE"] } else { &["LAST", "TYPE", "REASON", "FROM", "MESSAGE"] };
+    let headers: &[&str] =
+        if with_object { &["LAST", "TYPE", "REASON", "OBJECT", "FROM", "MESSAGE"] } else { &["LAST", "TYPE", "REASON", "FROM", "MESSAGE"] };
     text::hanging(headers, &rows, indent, columns)
 }
 
@@ -143,9 +150,11 @@ mod tests {
 
     #[test]
     fn both_ways_of_writing_an_event_read_the_same() {
-        let core = event(&json!({"involvedObject": {"kind": "Host", "name": "a"}, "type": "Warning", "reason": "R", "message": "m", "count": 3,
+        let core =
+            event(&json!({"involvedObject": {"kind": "Host", "name": "a"}, "type": "Warning", "reason": "R", "message": "m", "count": 3,
             "lastTimestamp": "2026-11-23T12:00:00Z", "source": {"component": "c"}}));
-        let new = event(&json!({"regarding": {"kind": "Host", "name": "a"}, "type": "Warning", "reason": "R", "note": "m", "deprecatedCount": 3,
+        let new =
+            event(&json!({"regarding": {"kind": "Host", "name": "a"}, "type": "Warning", "reason": "R", "note": "m", "deprecatedCount": 3,
             "eventTime": "2026-11-23T12:00:00Z", "reportingController": "c"}));
         assert_eq!(core, new);
         assert_eq!(core.count, 3);

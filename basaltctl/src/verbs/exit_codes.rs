@@ -21,7 +21,8 @@ impl ExitCodes {
     /// Runs the verb.
     pub fn run(&self, screen: &Screen) -> Result<(), Error> {
         if self.output == Format::Json {
-            let codes: Vec<Value> = exit::ALL.iter().map(|e| json!({"code": e.code(), "name": e.name(), "meaning": e.to_string()})).collect();
+            let codes: Vec<Value> =
+                exit::ALL.iter().map(|e| json!({"code": e.code(), "name": e.name(), "meaning": e.to_string()})).collect();
             return screen.print(&object::json(&codes.into()));
         }
         let lines: String = exit::ALL.iter().map(|e| format!("{:>3}  {e}\n", e.code())).collect();

@@ -17,20 +17,14 @@ use clap::Args;
 use http::{Request, header};
 use serde_json::Value;
 
-/// What is printed of each object.
+// The variants have no documentation on purpose: with it, --help would take a page for each flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Shape {
-    /// A line with the columns of the kind
+pub(super) enum Shape {
     Table,
-    /// A line with all columns of the kind
     Wide,
-    /// The object as YAML
     Yaml,
-    /// The object as JSON; several make one List
     Json,
-    /// The object as JSON on one line
     Jsonl,
-    /// Its kind and name
     Name,
 }
 
@@ -50,7 +44,7 @@ pub struct Get {
     /// In all namespaces
     #[arg(short = 'A', long)]
     all_namespaces: bool,
-    /// What to print of each object
+    /// What to print of each object; several make one List in yaml and json
     #[arg(short, long, value_name = "SHAPE", default_value = "table")]
     output: Shape,
     /// Go on showing changes: in place on a terminal, else a line for each
@@ -247,7 +241,11 @@ impl Get {
             target::namespace_exists(server, kinds, &server.namespace).await?;
         }
         if matches!(self.output, Shape::Table | Shape::Wide) {
-            screen.say(&if namespaced { format!("No resources found in {} namespace.", server.namespace) } else { "No resources found.".into() });
+            screen.say(&if namespaced {
+                format!("No resources found in {} namespace.", server.namespace)
+            } else {
+                "No resources found.".into()
+            });
         }
         if self.exit_empty { Err(Error::Told(Exit::NothingMatched)) } else { Ok(()) }
     }

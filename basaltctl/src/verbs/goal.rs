@@ -53,7 +53,11 @@ impl FromStr for Goal {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let accepted = || format!("{text:?} cannot be waited for: write condition=Ready, condition=Ready=False, phase=Running, jsonpath={{.status.host}}=r12-a, create or delete");
+        let accepted = || {
+            format!(
+                "{text:?} cannot be waited for: write condition=Ready, condition=Ready=False, phase=Running, jsonpath={{.status.host}}=r12-a, create or delete"
+            )
+        };
         let (what, rest) = text.split_once('=').map_or((text, None), |(what, rest)| (what, Some(rest)));
         let rest = rest.filter(|r| !r.is_empty());
         match (what, rest) {
@@ -67,7 +71,8 @@ impl FromStr for Goal {
                 Ok(Self::Condition { type_: type_.to_owned(), status: status.to_owned() })
             }
             ("jsonpath", Some(rest)) => {
-                let end = if rest.starts_with('{') { rest.find('}').map_or(rest.len(), |i| i + 1) } else { rest.find('=').unwrap_or(rest.len()) };
+                let end =
+                    if rest.starts_with('{') { rest.find('}').map_or(rest.len(), |i| i + 1) } else { rest.find('=').unwrap_or(rest.len()) };
                 let (path, value) = rest.split_at(end);
                 let value = value.strip_prefix('=').map(|v| v.trim_matches(['\'', '"']).to_owned());
                 Ok(Self::Path { path: JsonPath::parse(path)?, value })
@@ -150,6 +155,9 @@ impl Goal {
             reasons.push(format!("it is being deleted{held}"));
         }
         if matches!(self, Self::Deleted { .. }) {
+            if reasons.is_empty() {
+                reasons.push("it is still there".to_owned());
+            }
             return reasons;
         }
         let type_ = match self {
@@ -159,7 +167,8 @@ impl Goal {
         match condition(object, type_) {
             Some(c) => {
                 let stale = if current(object, c.get("observedGeneration")) { "" } else { ", of an older spec" };
-                let detail = [str_at(c, "/reason"), str_at(c, "/message")].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join(": ");
+                let detail =
+                    [str_at(c, "/reason"), str_at(c, "/message")].into_iter().filter(|t| !t.is_empty()).collect::<Vec<_>>().join(": ");
                 reasons.push(format!("{type_} is {}{stale}{}{detail}", str_at(c, "/status"), if detail.is_empty() { "" } else { ": " }));
             }
             None if matches!(self, Self::Condition { .. }) => {
@@ -184,7 +193,10 @@ impl Goal {
         if types.contains(type_) {
             return None;
         }
-        Some(Error::Usage { what: format!("there is no condition {type_}"), hint: format!("did you mean {near}? The object has {}", types.join(", ")) })
+        Some(Error::Usage {
+            what: format!("there is no condition {type_}"),
+            hint: format!("did you mean {near}? The object has {}", types.join(", ")),
+        })
     }
 }
 
@@ -326,7 +338,14 @@ mod tests {
     #[test]
     fn goals_are_read_as_kubectl_reads_them() {
         let running = vm(json!({"phase": "Running", "observedGeneration": 2, "conditions": [{"type": "Ready", "status": "True"}]}));
-        for goal in ["condition=Ready", "condition=Ready=true", "phase=Running", "jsonpath={.status.phase}=Running", "jsonpath=.status.phase", "create"] {
+        for goal in [
+            "condition=Ready",
+            "condition=Ready=true",
+            "phase=Running",
+            "jsonpath={.status.phase}=Running",
+            "jsonpath=.status.phase",
+            "create",
+        ] {
             assert!(met(goal, &running), "{goal}");
         }
         for goal in ["condition=Ready=False", "condition=Other", "phase=Stopped", "jsonpath={.status.host}", "delete"] {
@@ -363,7 +382,9 @@ mod tests {
         assert!(!wanted("VirtualMachine", &json!({"metadata": {"generation": 1}})), "nobody has looked at it yet");
         assert!(wanted("Image", &json!({"metadata": {"generation": 1}})), "nothing is to come");
         assert!(wanted("VirtualMachine", &vm(json!({"phase": "Stopped", "observedGeneration": 2}))));
-        let ready = |blocked: Value| vm(json!({"observedGeneration": 2, "blockedBy": blocked, "conditions": [{"type": "Ready", "status": "True"}]}));
+        let ready = |blocked: Value| {
+            vm(json!({"observedGeneration": 2, "blockedBy": blocked, "conditions": [{"type": "Ready", "status": "True"}]}))
+        };
         assert!(wanted("VirtualMachine", &ready(json!([]))));
         assert!(!wanted("VirtualMachine", &ready(json!([{"code": "WaitingForHost", "hint": ""}]))));
     }

@@ -17,8 +17,11 @@ enum Step {
 impl JsonPath {
     /// Reads a path, with or without the braces.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let unusable = |why: &str| format!("{text:?} is not a path that can be waited for ({why}): write {{.status.phase}}, with [0], [*] or ['key'] where needed");
-        let inner = text.strip_prefix('{').map_or(Some(text), |rest| rest.strip_suffix('}')).ok_or_else(|| unusable("the brace is not closed"))?;
+        let unusable = |why: &str| {
+            format!("{text:?} is not a path that can be waited for ({why}): write {{.status.phase}}, with [0], [*] or ['key'] where needed")
+        };
+        let inner =
+            text.strip_prefix('{').map_or(Some(text), |rest| rest.strip_suffix('}')).ok_or_else(|| unusable("the brace is not closed"))?;
         let mut rest = inner.strip_prefix('$').unwrap_or(inner);
         let mut steps = Vec::new();
         while !rest.is_empty() {

@@ -40,7 +40,8 @@ impl Logs {
         let [target] = targets.as_slice() else {
             return Err(usage("logs prints one console at a time", "write basaltctl logs vm/NAME"));
         };
-        if !target.kind.subresources.is_empty() && !target.kind.subresources.iter().any(|s| s == "log") {
+        let has_log = target.kind.kind == "VirtualMachine" || target.kind.subresources.iter().any(|s| s == "log");
+        if !has_log {
             return Err(usage(format!("a {} has no log", target.kind.kind), "write basaltctl logs vm/NAME"));
         }
         let lines = self.tail.map(|n| n.to_string());

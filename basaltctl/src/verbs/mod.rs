@@ -18,13 +18,11 @@ pub mod why;
 
 use crate::{discovery::escaped, error::Error};
 
-/// How the simpler verbs print.
+// How the simpler verbs print. Documented variants would take a page of --help for each flag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    /// For people.
+pub(crate) enum Format {
     #[default]
     Text,
-    /// For programs.
     Json,
 }
 

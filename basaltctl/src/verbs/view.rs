@@ -94,7 +94,12 @@ impl View {
         };
         if !self.refusals.is_empty() {
             out.push_str("\nRefused by:\n");
-            out.push_str(&text::hanging(&["HOST", "REASON", "MESSAGE"], &rows(&self.refusals, &["host", "reason", "message"]), "  ", columns));
+            out.push_str(&text::hanging(
+                &["HOST", "REASON", "MESSAGE"],
+                &rows(&self.refusals, &["host", "reason", "message"]),
+                "  ",
+                columns,
+            ));
         }
         if !self.conditions.is_empty() {
             out.push_str("\nConditions:\n");
@@ -152,21 +157,22 @@ fn summary(object: &Value, now: Timestamp) -> Vec<Line> {
     let at = |pointer: &str| shown(object.pointer(pointer));
     let part = |prefix: &str, text: String| if text.is_empty() { text } else { format!("{prefix}{text}") };
     let ago = |pointer: &str| age::since(str_at(object, pointer), now).map(|a| format!("{a} ago")).unwrap_or_default();
+    let joined = |parts: &[String]| parts.iter().filter(|p| !p.is_empty()).cloned().collect::<Vec<_>>().join(", ");
     let lines = match str_at(object, "/kind") {
         "VirtualMachine" => vec![
             ("Phase", at("/status/phase")),
-            ("Host", at("/status/host") + &part(", placement epoch ", at("/status/placementEpoch"))),
+            ("Host", joined(&[at("/status/host"), part("placement epoch ", at("/status/placementEpoch"))])),
             ("Addresses", at("/status/addresses")),
-            ("Size", format!("{} CPUs, {} memory", at("/spec/cpus"), at("/spec/memory"))),
-            ("Runs", format!("{}{}", at("/spec/runStrategy"), part(", restarts ", at("/status/restarts")))),
-            ("VMM", {
-                let by = part(" (", at("/status/observed/accelerator"));
-                let by = if by.is_empty() { by } else { by + ")" };
-                format!("{}{by}{}", at("/status/vmm"), part(", started ", ago("/status/observed/startedAt")))
-            }),
+            ("Size", joined(&[at("/spec/cpus") + " CPUs", part("memory ", at("/spec/memory"))])),
+            ("Runs", joined(&[at("/spec/runStrategy"), part("restarts ", at("/status/restarts"))])),
+            ("VMM", joined(&[at("/status/vmm"), at("/status/observed/accelerator"), part("started ", ago("/status/observed/startedAt"))])),
         ],
         "Host" => vec![
-            ("Phase", at("/status/phase") + if object.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) { ", no new VMs (unschedulable)" } else { "" }),
+            (
+                "Phase",
+                at("/status/phase")
+                    + if object.pointer("/spec/unschedulable") == Some(&Value::Bool(true)) { ", no new VMs (unschedulable)" } else { "" },
+            ),
             ("Heartbeat", ago("/status/lastHeartbeat")),
             ("Capacity", sizes(object, "/status/capacity")),
             ("For VMs", sizes(object, "/status/allocatable")),

@@ -20,7 +20,9 @@ use std::time::Duration;
 
 /// Waits until objects are as wanted.
 #[derive(Debug, Args)]
-#[command(after_help = "Without --for it waits until each object is as its spec wants it.\nExit codes: 10 if an object failed for good, 11 if time is up.")]
+#[command(
+    after_help = "Without --for it waits until each object is as its spec wants it.\nExit codes: 10 if an object failed for good, 11 if time is up."
+)]
 pub struct Wait {
     /// The objects: KIND/NAME.. or KIND NAME.., or KIND with -l or --all
     #[arg(value_name = "KIND/NAME", required = true)]
@@ -56,7 +58,8 @@ impl Wait {
             return Ok(());
         }
         let goal = self.goal.clone().unwrap_or(Goal::AsWanted);
-        until(&server, &kinds, &targets, &goal, self.timeout, screen, |target| screen.print(&format!("{} is {goal}\n", target.label()))).await
+        until(&server, &kinds, &targets, &goal, self.timeout, screen, |target| screen.print(&format!("{} is {goal}\n", target.label())))
+            .await
     }
 }
 

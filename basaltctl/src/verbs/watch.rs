@@ -28,7 +28,7 @@ use std::{
 };
 
 /// What is watched, and how it is shown.
-pub struct Watch<'a> {
+pub(super) struct Watch<'a> {
     pub server: &'a Server,
     pub kind: &'a Kind,
     pub path: String,
@@ -142,7 +142,10 @@ impl Watch<'_> {
             if !table.columns.is_empty() {
                 view.columns = table.columns;
             }
-            let seen = table.rows.into_iter().map(|row| ((row.namespace.clone(), row.name.clone()), Seen { row, object: Value::Null, changed: None }));
+            let seen = table
+                .rows
+                .into_iter()
+                .map(|row| ((row.namespace.clone(), row.name.clone()), Seen { row, object: Value::Null, changed: None }));
             return Ok(seen.collect());
         }
         let items = match answer.get("items").and_then(Value::as_array) {
@@ -151,7 +154,12 @@ impl Watch<'_> {
         };
         let seen = items.into_iter().map(|item| {
             let text = |pointer: &str| item.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let row = Row { namespace: text("/metadata/namespace"), name: text("/metadata/name"), version: text("/metadata/resourceVersion"), ..Row::default() };
+            let row = Row {
+                namespace: text("/metadata/namespace"),
+                name: text("/metadata/name"),
+                version: text("/metadata/resourceVersion"),
+                ..Row::default()
+            };
             let item = typed(item, self.kind);
             let object = if self.managed_fields { item } else { object::without_managed_fields(item) };
             ((row.namespace.clone(), row.name.clone()), Seen { row, object, changed: None })
@@ -214,7 +222,16 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn new(watch: &'a Watch<'a>, screen: &'a Screen) -> Self {
-        Self { watch, screen, columns: Vec::new(), seen: BTreeMap::new(), drawn: 0, widths: Vec::new(), lost_since: None, headed: watch.style.no_headers }
+        Self {
+            watch,
+            screen,
+            columns: Vec::new(),
+            seen: BTreeMap::new(),
+            drawn: 0,
+            widths: Vec::new(),
+            lost_since: None,
+            headed: watch.style.no_headers,
+        }
     }
 
     fn in_place(&self) -> bool {
@@ -287,7 +304,9 @@ impl<'a> View<'a> {
                 let shown: Vec<usize> = (0..table.columns.len()).filter(|&i| self.watch.style.wide || !table.columns[i].extra).collect();
                 let head = ["TIME".to_owned(), "EVENT".to_owned()].into_iter().chain(shown.iter().map(|&i| table.columns[i].name.clone()));
                 let time = Zoned::now().strftime("%H:%M:%S").to_string();
-                let cells = [time, change.word().to_owned()].into_iter().chain(shown.iter().map(|&i| table.rows[0].cells.get(i).cloned().unwrap_or_default()));
+                let cells = [time, change.word().to_owned()]
+                    .into_iter()
+                    .chain(shown.iter().map(|&i| table.rows[0].cells.get(i).cloned().unwrap_or_default()));
                 let (head, cells): (Vec<String>, Vec<String>) = (head.collect(), cells.collect());
                 if self.widths.is_empty() {
                     self.widths = head.iter().map(|h| text::width(h).max(8)).collect();
@@ -296,7 +315,8 @@ impl<'a> View<'a> {
                     *width = (*width).max(text::width(cell));
                 }
                 let joined = |cells: &[String]| {
-                    let padded = cells.iter().zip(&self.widths).map(|(c, w)| format!("{c}{}", " ".repeat(w.saturating_sub(text::width(c)))));
+                    let padded =
+                        cells.iter().zip(&self.widths).map(|(c, w)| format!("{c}{}", " ".repeat(w.saturating_sub(text::width(c)))));
                     format!("{}\n", padded.collect::<Vec<_>>().join("   ").trim_end())
                 };
                 let head = if std::mem::replace(&mut self.headed, true) { String::new() } else { joined(&head) };

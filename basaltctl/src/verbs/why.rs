@@ -50,7 +50,12 @@ impl Why {
                 out.push_str(&reason_text(&reason, "  ", screen.columns));
             }
             for (host, code, message) in refusals(&object) {
-                out.push_str(&text::wrapped(&format!("    host {host}  "), "      ", &text::clean(&format!("{code}: {message}")), screen.columns));
+                out.push_str(&text::wrapped(
+                    &format!("    host {host}  "),
+                    "      ",
+                    &text::clean(&format!("{code}: {message}")),
+                    screen.columns,
+                ));
             }
         }
         screen.print(&out)
