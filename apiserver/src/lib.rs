@@ -5,7 +5,11 @@
 
 pub mod apply;
 pub mod error;
+pub mod identity;
 pub mod registry;
+pub mod subresource;
 
 pub use error::{Cause, CauseReason, Status};
+pub use identity::Identity;
 pub use registry::{Registry, ResourceDef};
+pub use subresource::Subresource;

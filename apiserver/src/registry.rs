@@ -1,8 +1,9 @@
 //! The kinds that are served: what discovery lists, what paths lead to, and what each object must look like.
 
+use crate::Subresource;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// One served version of one kind.
 #[derive(Clone, Debug)]
@@ -70,9 +71,17 @@ pub struct RegistryError {
 }
 
 /// All kinds that are served, by group, version and plural name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Registry {
     defs: BTreeMap<(String, String, String), Arc<ResourceDef>>,
+    /// By group, plural name of the kind, and name of the subresource.
+    subresources: BTreeMap<(String, String, String), Arc<dyn Subresource>>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("defs", &self.defs).field("subresources", &self.subresources.keys()).finish()
+    }
 }
 
 impl Registry {
@@ -81,11 +90,7 @@ impl Registry {
         let names = &crd.spec.names;
         let error = |reason: &str| RegistryError { name: crd.metadata.name.clone().unwrap_or_default(), reason: reason.into() };
         for version in crd.spec.versions.iter().filter(|v| v.served) {
-            let schema = version
-                .schema
-                .as_ref()
-                .and_then(|s| s.open_api_v3_schema.as_ref())
-                .ok_or_else(|| error("it has no schema"))?;
+            let schema = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()).ok_or_else(|| error("it has no schema"))?;
             let schema = serde_json::to_value(schema).map_err(|e| error(&format!("its schema is not JSON: {e}")))?;
             let columns = version.additional_printer_columns.iter().flatten().map(|c| Column {
                 name: c.name.clone(),
@@ -132,5 +137,20 @@ impl Registry {
     /// All kinds, in the order of group, version and plural name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ResourceDef>> {
         self.defs.values()
+    }
+
+    /// Serves `GET .../<plural>/<name>/<subresource>` of a kind by `subresource`.
+    pub fn add_subresource(&mut self, group: &str, plural: &str, name: &str, subresource: Arc<dyn Subresource>) {
+        self.subresources.insert((group.to_owned(), plural.to_owned(), name.to_owned()), subresource);
+    }
+
+    /// What serves a subresource of a kind. `status` is not among them: [`ResourceDef::has_status`] says whether it is served.
+    pub fn subresource(&self, group: &str, plural: &str, name: &str) -> Option<&Arc<dyn Subresource>> {
+        self.subresources.get(&(group.to_owned(), plural.to_owned(), name.to_owned()))
+    }
+
+    /// The names of a kind's added subresources, in order.
+    pub fn subresources<'a>(&'a self, group: &'a str, plural: &'a str) -> impl Iterator<Item = &'a str> {
+        self.subresources.keys().filter(move |(g, p, _)| g == group && p == plural).map(|(_, _, name)| name.as_str())
     }
 }
