@@ -103,13 +103,21 @@ impl Table {
 
     /// The table as text.
     pub fn render(&self, style: Style) -> String {
+        self.redrawn(style, &mut Vec::new())
+    }
+
+    /// The table as text, its columns at least as wide as in `kept`, which grows with them: a table that is drawn again and
+    /// again keeps its shape.
+    pub fn redrawn(&self, style: Style, kept: &mut Vec<usize>) -> String {
         let shown: Vec<usize> = (0..self.columns.len()).filter(|&i| style.wide || !self.columns[i].extra).collect();
         let header = |i: usize| if style.no_headers { "" } else { self.columns[i].name.as_str() };
         let cell = |row: &'_ Row, i: usize| row.cells.get(i).cloned().unwrap_or_else(|| "-".into());
         let widest = |&i: &usize| self.rows.iter().map(|r| text::width(&cell(r, i))).max().unwrap_or(0).max(text::width(header(i)));
-        let natural: Vec<usize> = shown.iter().map(widest).collect();
+        kept.resize(shown.len(), 0);
+        kept.iter_mut().zip(shown.iter().map(widest)).for_each(|(kept, widest)| *kept = widest.max(*kept));
+        let natural: &[usize] = kept;
         let floors: Vec<usize> = shown.iter().map(|&i| text::width(header(i)).max(NARROWEST)).collect();
-        let (gap, widths) = fitted(&natural, &floors, style.room);
+        let (gap, widths) = fitted(natural, &floors, style.room);
 
         let mut out = String::new();
         let mut line = |texts: Vec<(String, bool)>| {

@@ -187,7 +187,7 @@ fn summary(object: &Value, now: Timestamp) -> Vec<Line> {
 
 fn sizes(object: &Value, pointer: &str) -> String {
     let Some(resources) = object.pointer(pointer) else { return String::new() };
-    format!("{} CPUs, {} memory", shown(resources.get("cpus")), shown(resources.get("memory")))
+    format!("{} CPUs, memory {}", shown(resources.get("cpus")), shown(resources.get("memory")))
 }
 
 fn vmms(object: &Value) -> String {

@@ -345,7 +345,7 @@ impl<'a> View<'a> {
         self.screen.print(&format!("{up}\r\x1b[J{frame}"))
     }
 
-    fn frame(&self) -> String {
+    fn frame(&mut self) -> String {
         let (now, instant) = (Timestamp::now(), Instant::now());
         let room = self.screen.rows.unwrap_or(24).saturating_sub(3).max(1);
         let mut table = self.table(self.seen.values().take(room));
@@ -363,7 +363,7 @@ impl<'a> View<'a> {
         let style = Style { room: Some(columns.saturating_sub(2)), ..self.watch.style };
         let headers = usize::from(!style.no_headers);
         let mut frame = String::new();
-        for (index, line) in table.render(style).lines().enumerate() {
+        for (index, line) in table.redrawn(style, &mut self.widths).lines().enumerate() {
             let marked = index >= headers && fresh.get(index - headers).copied().unwrap_or(false);
             frame.push_str(&format!("{}{line}\n", if marked { "* " } else { "  " }));
         }
