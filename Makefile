@@ -1,0 +1,57 @@
+# Everything a developer does, by name. `make help` lists it.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+DEMO_DIR   ?= /var/lib/basalt/demo
+IMAGE_DIR  ?= /var/lib/basalt/images/first-light
+GUEST_DIR  ?= $(CURDIR)/target/guest
+
+.PHONY: help setup build release demo demo-down test lint manifests bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+setup: ## Install what building, testing and the demo need (root)
+	@scripts/setup build test demo
+
+build: ## Build all programs for development
+	@scripts/setup build
+	cargo build --workspace --bins
+
+release: ## Build all programs as they are shipped
+	@scripts/setup build
+	cargo build --release --bins -p basalt-gateway -p basalt-agent -p basaltctl
+
+demo: ## Run the main job: a gateway, three hosts, three VMs that answer HTTP (root)
+	@scripts/setup build demo
+	cargo build --release --bins -p basalt-gateway -p basalt-agent -p basaltctl
+	@DEMO_DIR=$(DEMO_DIR) IMAGE_DIR=$(IMAGE_DIR) scripts/demo up
+
+demo-down: ## Remove every trace of the demo
+	@DEMO_DIR=$(DEMO_DIR) IMAGE_DIR=$(IMAGE_DIR) scripts/demo down
+
+test: ## Run all tests, on real QEMU guests, etcd and kubectl (root)
+	@scripts/setup build test demo
+	@scripts/guest-image --disk $(GUEST_DIR)
+	cargo build --workspace --bins
+	@scripts/manifests --check
+	BASALT_GUEST_DIR=$(GUEST_DIR) cargo nextest run --workspace --no-fail-fast
+
+lint: ## Formatting, clippy without warnings, licences and bans of dependencies
+	@scripts/setup build lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny check bans licenses sources
+
+manifests: ## Write manifests/crds from the types in api/
+	@scripts/setup build
+	@scripts/manifests
+
+bench: ## Measure, each figure as a ratio against a named reference in the same run (root)
+	@scripts/setup build test demo
+	@scripts/guest-image $(GUEST_DIR)
+	cargo build --release --bins -p basalt-gateway -p basalt-agent -p basaltctl -p basalt-e2e
+	BASALT_GUEST_DIR=$(GUEST_DIR) target/release/basalt-bench
+
+clean: ## Remove what was built
+	cargo clean
