@@ -59,7 +59,8 @@ impl Fleet {
     /// Starts what does not run of the fleet, and waits until its hosts are Ready.
     pub fn up(&self) {
         let hosts = self.options.hosts.to_string();
-        let mut args = vec!["dev", "up", "--data-dir", self.path_text(), "--hosts", &hosts, "--vmm", self.options.vmm, "--store", self.options.store];
+        let mut args =
+            vec!["dev", "up", "--data-dir", self.path_text(), "--hosts", &hosts, "--vmm", self.options.vmm, "--store", self.options.store];
         args.extend(self.options.flags.iter().map(String::as_str));
         self.ctl(&args).succeeded();
     }
@@ -75,7 +76,8 @@ impl Fleet {
 
     /// An address of the fleet's network.
     pub fn address(&self, last: u8) -> Ipv4Addr {
-        let state: Value = serde_json::from_slice(&fs::read(self.path().join("fleet.json")).expect("the fleet has a state")).expect("it is JSON");
+        let state: Value =
+            serde_json::from_slice(&fs::read(self.path().join("fleet.json")).expect("the fleet has a state")).expect("it is JSON");
         let subnet = state["subnet"].as_str().expect("the fleet has a network").trim_end_matches("/24");
         let [a, b, c, _] = subnet.parse::<Ipv4Addr>().expect("a subnet is an address").octets();
         Ipv4Addr::new(a, b, c, last)
@@ -272,7 +274,8 @@ pub fn program(name: &str) -> PathBuf {
 /// Kills a process with SIGKILL and waits until it is gone.
 pub fn kill_and_wait(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("the process exists");
-    let alive = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit_once(") ").is_some_and(|(_, r)| !r.starts_with('Z')));
+    let alive =
+        || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit_once(") ").is_some_and(|(_, r)| !r.starts_with('Z')));
     while alive() {
         std::thread::sleep(Duration::from_millis(5));
     }

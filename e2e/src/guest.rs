@@ -13,7 +13,8 @@ pub const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Where `scripts/guest-image` put the guest: `$BASALT_GUEST_DIR`, as `make test` sets it.
 pub fn directory() -> PathBuf {
-    let dir = env::var_os("BASALT_GUEST_DIR").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/guest")), PathBuf::from);
+    let dir = env::var_os("BASALT_GUEST_DIR")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/guest")), PathBuf::from);
     assert!(
         dir.join("vmlinuz").exists(),
         "{} has no guest: run `make test`, or scripts/guest-image --disk {} and set BASALT_GUEST_DIR",

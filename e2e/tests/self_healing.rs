@@ -23,7 +23,9 @@ fn running(vm: Option<&VirtualMachine>) -> bool {
 fn restarted(times: i64) -> impl Fn(Option<&VirtualMachine>) -> bool {
     move |vm| {
         vm.and_then(|vm| vm.status.as_ref()).is_some_and(|s| {
-            s.phase == Some(VmPhase::Running) && s.restarts == times && s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+            s.phase == Some(VmPhase::Running)
+                && s.restarts == times
+                && s.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
         })
     }
 }
