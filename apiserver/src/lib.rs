@@ -4,12 +4,30 @@
 //! Reads are answered from a watch cache, writes are compare-and-swap commits to the store.
 
 pub mod apply;
+mod builtin;
+mod cache;
+mod decode;
+mod discovery;
 pub mod error;
-pub mod identity;
+mod gc;
+mod handlers;
+mod identity;
+mod jsonpath;
+mod keys;
+mod metadata;
+mod negotiate;
+mod openapi;
 pub mod registry;
-pub mod subresource;
+mod request;
+pub mod schema;
+mod selector;
+mod server;
+mod storage;
+mod subresource;
+mod table;
 
 pub use error::{Cause, CauseReason, Status};
 pub use identity::Identity;
 pub use registry::{Registry, ResourceDef};
+pub use server::{ApiServer, Options, StartError};
 pub use subresource::Subresource;

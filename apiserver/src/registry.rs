@@ -1,6 +1,6 @@
 //! The kinds that are served: what discovery lists, what paths lead to, and what each object must look like.
 
-use crate::Subresource;
+use crate::{builtin, subresource::Subresource};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -74,17 +74,33 @@ pub struct RegistryError {
 #[derive(Clone, Default)]
 pub struct Registry {
     defs: BTreeMap<(String, String, String), Arc<ResourceDef>>,
-    /// By group, plural name of the kind, and name of the subresource.
+    /// By group, plural name, and name of the subresource.
     subresources: BTreeMap<(String, String, String), Arc<dyn Subresource>>,
 }
 
-impl fmt::Debug for Registry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registry").field("defs", &self.defs).field("subresources", &self.subresources.keys()).finish()
-    }
-}
-
 impl Registry {
+    /// The kinds that the API server needs itself.
+    pub fn builtin() -> Self {
+        let mut registry = Self::default();
+        builtin::definitions().into_iter().for_each(|def| registry.add(def));
+        registry
+    }
+
+    /// Lets somebody answer GET on a subresource of a kind.
+    pub fn add_subresource(&mut self, group: &str, plural: &str, name: &str, answers: Arc<dyn Subresource>) {
+        self.subresources.insert((group.to_owned(), plural.to_owned(), name.to_owned()), answers);
+    }
+
+    /// Who answers GET on a subresource of a kind.
+    pub fn subresource(&self, group: &str, plural: &str, name: &str) -> Option<&Arc<dyn Subresource>> {
+        self.subresources.get(&(group.to_owned(), plural.to_owned(), name.to_owned()))
+    }
+
+    /// Names of the subresources of a kind besides `status`.
+    pub fn subresources<'a>(&'a self, group: &'a str, plural: &'a str) -> impl Iterator<Item = &'a str> {
+        self.subresources.keys().filter(move |(g, p, _)| g == group && p == plural).map(|(_, _, name)| name.as_str())
+    }
+
     /// Adds every served version of a definition.
     pub fn add_crd(&mut self, crd: &CustomResourceDefinition) -> Result<(), RegistryError> {
         let names = &crd.spec.names;

@@ -1,15 +1,12 @@
-//! Subresources that the gateway serves itself, such as the serial console at `virtualmachines/log`.
-//!
-//! The API server finds the object and asks whether the asker may; the rest of the answer is the subresource's own.
+//! Subresources that somebody else answers: what only the gateway can get, such as the console log of a VM.
 
-use crate::Status;
 use axum::response::Response;
 use serde_json::Value;
 use std::{collections::HashMap, sync::Arc};
 
-/// Answers `GET .../<plural>/<name>/<subresource>`.
+/// Answers GET on a subresource of a kind.
 #[async_trait::async_trait]
 pub trait Subresource: Send + Sync + 'static {
-    /// The answer for an object that exists; `query` holds the parameters of the request.
-    async fn get(&self, object: Arc<Value>, query: HashMap<String, String>) -> Result<Response, Status>;
+    /// Answers for an object that exists, to somebody who may get it. `query` is the request's.
+    async fn get(&self, object: Arc<Value>, query: HashMap<String, String>) -> Response;
 }

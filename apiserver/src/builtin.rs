@@ -1,0 +1,136 @@
+//! The kinds that the API server needs itself: Namespace, Event and Lease, with the schemas of Kubernetes's own types.
+
+use crate::registry::{Column, ResourceDef};
+use k8s_openapi::api::{
+    coordination::v1::Lease,
+    core::v1::{Event, Namespace},
+};
+use schemars::JsonSchema;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// The finalizer in a Namespace's spec, which goes when the namespace is empty.
+pub const NAMESPACE_FINALIZER: &str = "kubernetes";
+
+/// The built-in kinds.
+pub fn definitions() -> Vec<ResourceDef> {
+    let column = |name: &str, json_path: &str, type_: &str, description: &str| Column {
+        name: name.into(),
+        json_path: json_path.into(),
+        type_: type_.into(),
+        format: String::new(),
+        description: description.into(),
+        priority: 0,
+    };
+    let age = column("Age", ".metadata.creationTimestamp", "date", "Time since creation");
+    let def = |group: &str, kind: &str, plural: &str, short: &str, namespaced, has_status, columns, schema| ResourceDef {
+        group: group.into(),
+        version: "v1".into(),
+        kind: kind.into(),
+        list_kind: format!("{kind}List"),
+        plural: plural.into(),
+        singular: kind.to_lowercase(),
+        short_names: Some(short.to_owned()).filter(|s| !s.is_empty()).into_iter().collect(),
+        categories: Vec::new(),
+        namespaced,
+        has_status,
+        columns,
+        schema: Arc::new(schema),
+        selectable_fields: Vec::new(),
+    };
+    let namespace = def(
+        "",
+        "Namespace",
+        "namespaces",
+        "ns",
+        false,
+        true,
+        vec![column("Status", ".status.phase", "string", "Active or Terminating"), age.clone()],
+        schema_of::<Namespace>("A Namespace holds objects apart from those of other namespaces."),
+    );
+    let mut event = def(
+        "",
+        "Event",
+        "events",
+        "ev",
+        true,
+        false,
+        vec![
+            column("Last Seen", ".lastTimestamp", "date", "Time since it last happened"),
+            column("Type", ".type", "string", "Normal or Warning"),
+            column("Reason", ".reason", "string", "What happened, in a word"),
+            column("Kind", ".involvedObject.kind", "string", "Kind of the object that it happened to"),
+            column("Object", ".involvedObject.name", "string", "The object that it happened to"),
+            column("Count", ".count", "integer", "How often it happened"),
+            column("Message", ".message", "string", "What happened"),
+        ],
+        schema_of::<Event>("An Event says what happened to an object."),
+    );
+    let fields = ["involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid", "involvedObject.apiVersion", "reason", "reportingComponent", "source", "type"];
+    event.selectable_fields = fields.map(str::to_owned).to_vec();
+    let lease = def(
+        "coordination.k8s.io",
+        "Lease",
+        "leases",
+        "",
+        true,
+        false,
+        vec![column("Holder", ".spec.holderIdentity", "string", "Who holds the lease"), age],
+        schema_of::<Lease>("A Lease is held by renewing it."),
+    );
+    vec![namespace, event, lease]
+}
+
+/// A type's schema in structural form: without references, and without what structural schemas may not say.
+fn schema_of<T: JsonSchema>(description: &str) -> Value {
+    let root = schemars::generate::SchemaSettings::openapi3().into_generator().into_root_schema_for::<T>();
+    let root = root.to_value();
+    let definitions = root["components"]["schemas"].as_object().or_else(|| root["$defs"].as_object()).cloned().unwrap_or_default();
+    let mut schema = inline(&root, &definitions, 0);
+    if let Value::Object(fields) = &mut schema {
+        fields.insert("description".into(), description.into());
+        for own in ["$schema", "components", "$defs", "title"] {
+            fields.remove(own);
+        }
+        if let Some(Value::Object(properties)) = fields.get_mut("properties") {
+            for own in ["apiVersion", "kind", "metadata"] {
+                properties.remove(own);
+            }
+        }
+        if let Some(Value::Array(required)) = fields.get_mut("required") {
+            required.retain(|name| name != "metadata");
+        }
+    }
+    schema
+}
+
+/// Definitions may refer to themselves; no type of ours is deeper than this.
+const MAX_INLINE: usize = 24;
+
+fn inline(schema: &Value, definitions: &Map<String, Value>, depth: usize) -> Value {
+    if depth > MAX_INLINE {
+        return json!({ "x-kubernetes-preserve-unknown-fields": true });
+    }
+    match schema {
+        Value::Object(fields) => {
+            if let Some(name) = fields.get("$ref").and_then(|r| r.as_str()?.rsplit('/').next()) {
+                let mut target = inline(definitions.get(name).unwrap_or(&Value::Null), definitions, depth + 1);
+                if let (Value::Object(target), Some(description)) = (&mut target, fields.get("description")) {
+                    target.insert("description".into(), description.clone());
+                }
+                return target;
+            }
+            // A single alternative is how a reference with a description of its own is written.
+            if let Some([only]) = fields.get("allOf").and_then(|a| a.as_array().map(Vec::as_slice)) {
+                let mut target = inline(only, definitions, depth + 1);
+                if let (Value::Object(target), Some(description)) = (&mut target, fields.get("description")) {
+                    target.insert("description".into(), description.clone());
+                }
+                return target;
+            }
+            fields.iter().map(|(name, value)| (name.clone(), inline(value, definitions, depth + 1))).collect::<Map<_, _>>().into()
+        }
+        Value::Array(items) => items.iter().map(|item| inline(item, definitions, depth + 1)).collect(),
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,132 @@
+//! Discovery: what groups, versions and kinds there are, in the old form and in the aggregated one.
+
+use crate::registry::{Registry, ResourceDef};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The version of Kubernetes whose protocol is spoken: clients choose their ways by it.
+const KUBERNETES: (&str, &str) = ("1", "34");
+/// What can be done with every kind.
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// `/version`.
+pub fn version() -> Value {
+    let (major, minor) = KUBERNETES;
+    json!({
+        "major": major,
+        "minor": minor,
+        "gitVersion": format!("v{major}.{minor}.0+basalt-{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, match std::env::consts::ARCH { "x86_64" => "amd64", "aarch64" => "arm64", other => other }),
+    })
+}
+
+/// `/api`.
+pub fn api_versions() -> Value {
+    json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })
+}
+
+/// `/apis`.
+pub fn api_groups(registry: &Registry) -> Value {
+    let groups: Vec<Value> = groups(registry).iter().map(|(name, versions)| group_entry(name, versions)).collect();
+    json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
+}
+
+/// `/apis/<group>`.
+pub fn group(registry: &Registry, name: &str) -> Option<Value> {
+    let versions = groups(registry).remove(name)?;
+    let mut entry = group_entry(name, &versions);
+    entry["kind"] = "APIGroup".into();
+    entry["apiVersion"] = "v1".into();
+    Some(entry)
+}
+
+/// `/api/v1` and `/apis/<group>/<version>`.
+pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+    let mut resources = Vec::new();
+    let mut api_version = None;
+    for def in registry.iter().filter(|def| def.group == group && def.version == version) {
+        api_version = Some(def.api_version());
+        resources.push(json!({
+            "name": def.plural,
+            "singularName": def.singular,
+            "namespaced": def.namespaced,
+            "kind": def.kind,
+            "verbs": VERBS,
+            "shortNames": def.short_names,
+            "categories": def.categories,
+        }));
+        for (name, verbs) in subresources(registry, def) {
+            resources.push(json!({
+                "name": format!("{}/{name}", def.plural), "singularName": "", "namespaced": def.namespaced, "kind": def.kind, "verbs": verbs,
+            }));
+        }
+    }
+    api_version.map(|api_version| json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources }))
+}
+
+/// `/api` and `/apis` in the aggregated form: everything at once.
+pub fn aggregated(registry: &Registry, core: bool) -> Value {
+    let mut items = Vec::new();
+    for (name, versions) in groups(registry).into_iter().filter(|(name, _)| name.is_empty() == core).chain(core_group(registry, core)) {
+        let versions: Vec<Value> = versions
+            .iter()
+            .map(|version| {
+                let resources: Vec<Value> =
+                    registry.iter().filter(|def| def.group == name && def.version == *version).map(|def| aggregated_resource(registry, def)).collect();
+                json!({ "version": version, "resources": resources, "freshness": "Current" })
+            })
+            .collect();
+        items.push(json!({ "metadata": { "name": name, "creationTimestamp": null }, "versions": versions }));
+    }
+    json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items })
+}
+
+fn aggregated_resource(registry: &Registry, def: &ResourceDef) -> Value {
+    let kind = json!({ "group": def.group, "version": def.version, "kind": def.kind });
+    let subresources: Vec<Value> = subresources(registry, def)
+        .into_iter()
+        .map(|(name, verbs)| json!({ "subresource": name, "responseKind": kind, "verbs": verbs }))
+        .collect();
+    json!({
+        "resource": def.plural,
+        "responseKind": kind,
+        "scope": if def.namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": def.singular,
+        "verbs": VERBS,
+        "shortNames": def.short_names,
+        "categories": def.categories,
+        "subresources": subresources,
+    })
+}
+
+fn subresources(registry: &Registry, def: &ResourceDef) -> Vec<(String, Vec<&'static str>)> {
+    let status = def.has_status.then(|| ("status".to_owned(), vec!["get", "patch", "update"]));
+    let own = registry.subresources(&def.group, &def.plural).map(|name| (name.to_owned(), vec!["get"]));
+    status.into_iter().chain(own).collect()
+}
+
+/// The groups but the core one, with their versions.
+fn groups(registry: &Registry) -> BTreeMap<String, Vec<String>> {
+    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for def in registry.iter().filter(|def| !def.group.is_empty()) {
+        let versions = groups.entry(def.group.clone()).or_default();
+        if !versions.contains(&def.version) {
+            versions.push(def.version.clone());
+        }
+    }
+    groups
+}
+
+fn core_group(registry: &Registry, core: bool) -> Option<(String, Vec<String>)> {
+    (core && registry.iter().any(|def| def.group.is_empty())).then(|| (String::new(), vec!["v1".to_owned()]))
+}
+
+fn group_entry(name: &str, versions: &[String]) -> Value {
+    let versions: Vec<Value> = versions.iter().map(|v| json!({ "groupVersion": format!("{name}/{v}"), "version": v })).collect();
+    json!({ "name": name, "versions": versions, "preferredVersion": versions.first() })
+}

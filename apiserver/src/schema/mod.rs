@@ -1,0 +1,163 @@
+//! Structural schemas: what a kind's objects may look like, as its CustomResourceDefinition says it.
+//!
+//! A schema is compiled once and then prunes what is unknown, fills in defaults, and validates. Messages are in Kubernetes's
+//! own words, because people and programs know them. CEL rules are carried along but not evaluated.
+
+mod defaults;
+mod prune;
+mod validate;
+
+pub use prune::UnknownField;
+
+use crate::error::Cause;
+use regex::Regex;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A schema cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the schema of {path} is not usable: {reason}")]
+pub struct SchemaError {
+    path: String,
+    reason: String,
+}
+
+/// A compiled schema of a whole object.
+#[derive(Debug)]
+pub struct Schema {
+    root: Node,
+}
+
+/// What a list is, for uniqueness.
+#[derive(Debug, Default)]
+enum ListType {
+    #[default]
+    Atomic,
+    Set,
+    Map(Vec<String>),
+}
+
+/// A compiled schema of a value.
+#[derive(Debug, Default)]
+struct Node {
+    type_: String,
+    nullable: bool,
+    int_or_string: bool,
+    preserve_unknown: bool,
+    properties: BTreeMap<String, Node>,
+    additional: Option<Box<Node>>,
+    items: Option<Box<Node>>,
+    required: Vec<String>,
+    enum_: Vec<Value>,
+    pattern: Option<Regex>,
+    format: String,
+    minimum: Option<(f64, bool)>,
+    maximum: Option<(f64, bool)>,
+    multiple_of: Option<f64>,
+    length: (Option<u64>, Option<u64>),
+    count: (Option<u64>, Option<u64>),
+    fields: (Option<u64>, Option<u64>),
+    list: ListType,
+    default: Option<Value>,
+    one_of: Vec<Node>,
+    any_of: Vec<Node>,
+    all_of: Vec<Node>,
+    not: Option<Box<Node>>,
+}
+
+impl Schema {
+    /// Compiles an OpenAPI v3 schema.
+    pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
+        Ok(Self { root: Node::compile(schema, "")? })
+    }
+
+    /// Puts in what the object leaves out and the schema has a default for.
+    pub fn apply_defaults(&self, object: &mut Value) {
+        defaults::apply(&self.root, object);
+    }
+
+    /// Takes out what the schema does not know, and nulls where none are allowed; tells the unknown.
+    pub fn prune(&self, object: &mut Value) -> Vec<UnknownField> {
+        prune::prune(&self.root, object)
+    }
+
+    /// Everything that is wrong with an object, up to a bound.
+    pub fn validate(&self, object: &Value) -> Vec<Cause> {
+        validate::validate(&self.root, object)
+    }
+}
+
+impl Node {
+    fn compile(schema: &Value, path: &str) -> Result<Self, SchemaError> {
+        let error = |reason: String| SchemaError { path: if path.is_empty() { "the object".into() } else { path.into() }, reason };
+        let text = |key: &str| schema[key].as_str().unwrap_or_default().to_owned();
+        let flag = |key: &str| schema[key].as_bool().unwrap_or(false);
+        let number = |key: &str| schema[key].as_f64();
+        let count = |key: &str| schema[key].as_f64().filter(|n| *n >= 0.0).map(|n| n as u64);
+        let strings = |key: &str| -> Vec<String> {
+            schema[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
+        };
+        let nodes = |key: &str| -> Result<Vec<Node>, SchemaError> {
+            schema[key].as_array().into_iter().flatten().map(|s| Node::compile(s, path)).collect()
+        };
+        let child = |key: &str, suffix: &str| -> Result<Option<Box<Node>>, SchemaError> {
+            match &schema[key] {
+                value @ Value::Object(_) => Node::compile(value, &format!("{path}{suffix}")).map(|n| Some(Box::new(n))),
+                Value::Bool(true) => Ok(Some(Box::new(Node { preserve_unknown: true, ..Node::default() }))),
+                _ => Ok(None),
+            }
+        };
+        let mut properties = BTreeMap::new();
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            let dot = if path.is_empty() { "" } else { "." };
+            properties.insert(name.clone(), Self::compile(property, &format!("{path}{dot}{name}"))?);
+        }
+        let pattern = match &schema["pattern"] {
+            Value::String(pattern) => {
+                Some(Regex::new(pattern).map_err(|e| error(format!("the pattern {pattern:?} is not one: {e}")))?)
+            }
+            _ => None,
+        };
+        let list = match schema["x-kubernetes-list-type"].as_str() {
+            Some("set") => ListType::Set,
+            Some("map") => ListType::Map(strings("x-kubernetes-list-map-keys")),
+            _ if flag("uniqueItems") => ListType::Set,
+            _ => ListType::Atomic,
+        };
+        Ok(Self {
+            type_: text("type"),
+            nullable: flag("nullable"),
+            int_or_string: flag("x-kubernetes-int-or-string"),
+            preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
+            properties,
+            additional: child("additionalProperties", ".*")?,
+            items: child("items", "[*]")?,
+            required: strings("required"),
+            enum_: schema["enum"].as_array().cloned().unwrap_or_default(),
+            pattern,
+            format: text("format"),
+            minimum: number("minimum").map(|n| (n, flag("exclusiveMinimum"))),
+            maximum: number("maximum").map(|n| (n, flag("exclusiveMaximum"))),
+            multiple_of: number("multipleOf"),
+            length: (count("minLength"), count("maxLength")),
+            count: (count("minItems"), count("maxItems")),
+            fields: (count("minProperties"), count("maxProperties")),
+            list,
+            default: schema.get("default").cloned(),
+            one_of: nodes("oneOf")?,
+            any_of: nodes("anyOf")?,
+            all_of: nodes("allOf")?,
+            not: child("not", "")?,
+        })
+    }
+
+    /// The schema of a field, if the field is known.
+    fn field(&self, name: &str) -> Option<&Node> {
+        self.properties.get(name).or(self.additional.as_deref())
+    }
+}
+
+/// `a` and `b` as `a.b`; a name with dots or slashes in brackets.
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
