@@ -88,8 +88,8 @@ pub enum CauseReason {
     FieldValueForbidden,
     /// Another manager owns the field.
     FieldManagerConflict,
-    /// The body is not what it says it is.
-    UnexpectedServerResponse,
+    /// The resource version asked for has not been reached yet.
+    ResourceVersionTooLarge,
 }
 
 /// One thing wrong with one field.
@@ -163,7 +163,9 @@ impl Status {
         Self::about(Reason::AlreadyExists, group, plural, name, "already exists")
     }
 
-    fn about(reason: Reason, group: &str, plural: &str, name: &str, what: &str) -> Self {
+    /// `<resource>.<group> "<name>" <what>`.
+    pub fn about(reason: Reason, group: &str, plural: &str, name: &str, what: impl AsRef<str>) -> Self {
+        let what = what.as_ref();
         let dot = if group.is_empty() { "" } else { "." };
         Self::new(reason, format!("{plural}{dot}{group} {name:?} {what}")).with_details(Details {
             name: name.into(),
@@ -202,6 +204,17 @@ impl Status {
             value["details"] = serde_json::json!(details);
         }
         value
+    }
+}
+
+impl From<basalt_store::StoreError> for Status {
+    fn from(error: basalt_store::StoreError) -> Self {
+        tracing::error!("{error}");
+        let reason = match error {
+            basalt_store::StoreError::Closed => Reason::ServiceUnavailable,
+            _ => Reason::InternalError,
+        };
+        Self::new(reason, error.to_string())
     }
 }
 

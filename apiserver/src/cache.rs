@@ -1,0 +1,323 @@
+//! The watch cache: every object of every kind as of the newest revision, and the recent events of each kind.
+//!
+//! One stream of the store's commits feeds it, in order. An object is decoded and encoded once per revision, and all lists and
+//! watches share the bytes. A list is a snapshot of a persistent map; a watch is a replay from a bounded ring and a live tail,
+//! joined under the lock that events are published under, so that nothing is missed and nothing comes twice.
+
+use crate::keys;
+use basalt_store::{Change, Entry, Revision, Store, StoreError, WatchError, prefix_end};
+use bytes::Bytes;
+use futures::StreamExt;
+use rpds::RedBlackTreeMapSync;
+use serde_json::Value;
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    time::{Duration, Instant},
+};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How many recent events a kind keeps for watches to replay.
+const RING: usize = 10_000;
+/// How many events may wait for a slow watcher before it is dropped.
+const BACKLOG: usize = 4096;
+/// How long a snapshot is kept for the next page of a list.
+const SNAPSHOT_LIFE: Duration = Duration::from_secs(300);
+/// How many snapshots a kind keeps.
+const SNAPSHOTS: usize = 64;
+/// How soon a failed stream of the store is started again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// One revision of an object.
+#[derive(Debug)]
+pub struct Object {
+    /// The revision that wrote it.
+    pub revision: Revision,
+    /// It, with its resource version.
+    pub value: Arc<Value>,
+    /// The same, encoded.
+    pub json: Bytes,
+}
+
+/// What happened to an object.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// When.
+    pub revision: Revision,
+    /// What it is now; for a deletion, its last state at the revision of the deletion.
+    pub object: Arc<Object>,
+    /// What it was before.
+    pub previous: Option<Arc<Object>>,
+    /// It is gone.
+    pub deleted: bool,
+}
+
+/// The objects of a kind by their place.
+pub type Objects = RedBlackTreeMapSync<String, Arc<Object>>;
+
+/// All objects of a kind at one revision.
+#[derive(Clone)]
+pub struct Snapshot {
+    /// The revision.
+    pub revision: Revision,
+    /// The objects.
+    pub objects: Objects,
+}
+
+/// The history that a watch wants to start from is gone.
+#[derive(Clone, Copy, Debug)]
+pub struct Expired {
+    /// The oldest revision that a watch may start after.
+    pub oldest: Revision,
+}
+
+/// One kind's part of the cache.
+pub struct Kind {
+    state: RwLock<State>,
+    pages: Mutex<VecDeque<(Instant, Snapshot)>>,
+}
+
+struct State {
+    objects: Objects,
+    ring: VecDeque<Arc<Event>>,
+    /// The revision of the newest event.
+    revision: Revision,
+    /// The oldest revision that a watch may start after.
+    floor: Revision,
+    live: broadcast::Sender<Arc<Event>>,
+}
+
+/// The cache of all kinds.
+pub struct Cache {
+    kinds: HashMap<(String, String), Arc<Kind>>,
+    progress: watch::Sender<Revision>,
+}
+
+impl Cache {
+    /// Loads all objects of the kinds, by group and plural name, and follows the store until `shutdown`.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        kinds: impl Iterator<Item = (String, String)>,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, StoreError> {
+        let kinds = kinds.map(|id| (id, Arc::new(Kind::new()))).collect();
+        let cache = Arc::new(Self { kinds, progress: watch::Sender::new(0) });
+        let revision = cache.load(&*store).await?;
+        tokio::spawn({
+            let cache = cache.clone();
+            async move { shutdown.run_until_cancelled(cache.follow(store, revision)).await }
+        });
+        Ok(cache)
+    }
+
+    /// A kind's part.
+    pub fn kind(&self, group: &str, plural: &str) -> Option<&Arc<Kind>> {
+        self.kinds.get(&(group.to_owned(), plural.to_owned()))
+    }
+
+    /// The revision up to which everything is here.
+    pub fn revision(&self) -> Revision {
+        *self.progress.borrow()
+    }
+
+    /// Waits until everything up to a revision is here; says whether it is, after `patience` at the latest.
+    pub async fn reaches(&self, revision: Revision, patience: Duration) -> bool {
+        if self.revision() >= revision {
+            return true;
+        }
+        let mut progress = self.progress.subscribe();
+        let reached = progress.wait_for(|newest| *newest >= revision);
+        matches!(tokio::time::timeout(patience, reached).await, Ok(Ok(_)))
+    }
+
+    async fn load(&self, store: &dyn Store) -> Result<Revision, StoreError> {
+        let start = keys::ROOT.as_bytes();
+        let range = store.range(start, &prefix_end(start), 0).await?;
+        let mut found: HashMap<(&str, &str), HashSet<String>> = HashMap::new();
+        for entry in &range.entries {
+            let Some((group, plural, place)) = keys::split(&entry.key) else { continue };
+            let Some(kind) = self.kind(group, plural) else { continue };
+            if let Some(object) = decode(entry) {
+                found.entry((group, plural)).or_default().insert(place.to_owned());
+                kind.publish(place, Some(object), entry.modified);
+            }
+        }
+        let nothing = HashSet::new();
+        for ((group, plural), kind) in &self.kinds {
+            kind.reset(found.get(&(group.as_str(), plural.as_str())).unwrap_or(&nothing), range.revision);
+        }
+        self.progress.send_replace(range.revision);
+        Ok(range.revision)
+    }
+
+    async fn follow(&self, store: Arc<dyn Store>, mut revision: Revision) {
+        loop {
+            match store.watch(keys::ROOT.as_bytes(), revision).await {
+                Ok(mut stream) => loop {
+                    match stream.next().await {
+                        Some(Ok(event)) => {
+                            revision = event.revision;
+                            for change in &event.changes {
+                                self.change(change, revision);
+                            }
+                            self.progress.send_replace(revision);
+                        }
+                        Some(Err(error)) => {
+                            tracing::warn!("the stream of the store's commits ended and is started again: {error}");
+                            break;
+                        }
+                        None => break,
+                    }
+                },
+                Err(WatchError::Store(StoreError::Closed)) => return,
+                Err(error) => tracing::warn!("the store's commits cannot be followed: {error}"),
+            }
+            tokio::time::sleep(RETRY).await;
+            // What was missed is found by comparing all there is with all that was here.
+            match self.load(&*store).await {
+                Ok(newest) => revision = newest,
+                Err(error) => tracing::warn!("the store cannot be read and is tried again: {error}"),
+            }
+        }
+    }
+
+    fn change(&self, change: &Change, revision: Revision) {
+        let key = match change {
+            Change::Put { entry, .. } => &entry.key,
+            Change::Delete { key, .. } => key,
+        };
+        let Some((group, plural, place)) = keys::split(key) else { return };
+        let Some(kind) = self.kind(group, plural) else { return };
+        match change {
+            Change::Put { entry, .. } => {
+                if let Some(object) = decode(entry) {
+                    kind.publish(place, Some(object), revision);
+                }
+            }
+            Change::Delete { .. } => kind.publish(place, None, revision),
+        }
+    }
+}
+
+impl Kind {
+    fn new() -> Self {
+        let state = State { objects: Objects::new_sync(), ring: VecDeque::new(), revision: 0, floor: 0, live: broadcast::Sender::new(BACKLOG) };
+        Self { state: RwLock::new(state), pages: Mutex::new(VecDeque::new()) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        // The state is whole between any two of its statements that can panic.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One object.
+    pub fn get(&self, place: &str) -> Option<Arc<Object>> {
+        self.read().objects.get(place).cloned()
+    }
+
+    /// All objects; `known` is a revision that the whole cache has reached.
+    pub fn snapshot(&self, known: Revision) -> Snapshot {
+        let state = self.read();
+        Snapshot { revision: state.revision.max(known), objects: state.objects.clone() }
+    }
+
+    /// Keeps a snapshot for the next page of a list.
+    pub fn keep_page(&self, snapshot: &Snapshot) {
+        let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        pages.retain(|(since, kept)| since.elapsed() < SNAPSHOT_LIFE && kept.revision != snapshot.revision);
+        pages.push_back((Instant::now(), snapshot.clone()));
+        if pages.len() > SNAPSHOTS {
+            pages.pop_front();
+        }
+    }
+
+    /// The snapshot of an earlier page, if it is still kept.
+    pub fn page(&self, revision: Revision) -> Option<Snapshot> {
+        let pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
+        pages.iter().find(|(since, kept)| kept.revision == revision && since.elapsed() < SNAPSHOT_LIFE).map(|(_, kept)| kept.clone())
+    }
+
+    /// The events after a revision that are kept, and those to come.
+    pub fn watch(&self, after: Revision) -> Result<(Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>), Expired> {
+        let state = self.read();
+        if after < state.floor {
+            return Err(Expired { oldest: state.floor });
+        }
+        let start = state.ring.partition_point(|event| event.revision <= after);
+        Ok((state.ring.range(start..).cloned().collect(), state.live.subscribe()))
+    }
+
+    /// The objects as they are, and the events to come.
+    pub fn watch_from_now(&self, known: Revision) -> (Snapshot, broadcast::Receiver<Arc<Event>>) {
+        let state = self.read();
+        (Snapshot { revision: state.revision.max(known), objects: state.objects.clone() }, state.live.subscribe())
+    }
+
+    fn publish(&self, place: &str, object: Option<Object>, revision: Revision) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let previous = state.objects.get(place).cloned();
+        let event = match (object, &previous) {
+            // A load finds what is here already.
+            (Some(object), Some(previous)) if previous.revision == object.revision => return,
+            (Some(object), _) => {
+                let object = Arc::new(object);
+                state.objects.insert_mut(place.to_owned(), object.clone());
+                Event { revision, object, previous, deleted: false }
+            }
+            (None, Some(last)) => {
+                state.objects.remove_mut(place);
+                Event { revision, object: Arc::new(Object::at(&last.value, revision)), previous, deleted: true }
+            }
+            (None, None) => return,
+        };
+        let event = Arc::new(event);
+        state.revision = state.revision.max(revision);
+        state.ring.push_back(event.clone());
+        if state.ring.len() > RING
+            && let Some(oldest) = state.ring.pop_front()
+        {
+            state.floor = oldest.revision;
+        }
+        // No watcher is no failure.
+        let _ = state.live.send(event);
+    }
+
+    /// After a load: what was not found is gone, and the history before it is not whole.
+    fn reset(&self, found: &HashSet<String>, revision: Revision) {
+        let gone: Vec<String> = self.read().objects.keys().filter(|place| !found.contains(*place)).cloned().collect();
+        for place in gone {
+            self.publish(&place, None, revision);
+        }
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.ring.clear();
+        state.floor = revision;
+    }
+}
+
+impl Object {
+    /// An object as of a revision: its resource version is set and it is encoded.
+    pub fn at(value: &Value, revision: Revision) -> Self {
+        let mut value = value.clone();
+        value["metadata"]["resourceVersion"] = revision.to_string().into();
+        Self { revision, json: Bytes::from(value.to_string()), value: Arc::new(value) }
+    }
+}
+
+/// An object as the store has it. What cannot be decoded is left out, loudly: it must not take all others with it.
+pub fn decode(entry: &Entry) -> Option<Object> {
+    match serde_json::from_slice::<Value>(&entry.value) {
+        Ok(mut value) if value["metadata"].is_object() => {
+            value["metadata"]["resourceVersion"] = entry.modified.to_string().into();
+            Some(Object { revision: entry.modified, json: Bytes::from(value.to_string()), value: Arc::new(value) })
+        }
+        Ok(_) => {
+            tracing::error!(key = %entry.key.escape_ascii(), "what is stored is not an object; it is left out");
+            None
+        }
+        Err(error) => {
+            tracing::error!(key = %entry.key.escape_ascii(), "what is stored is not JSON ({error}); it is left out");
+            None
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! `delete` and `deletecollection`.
+
+use super::{Api, Asked, json, object, read::Selection, write::finalizers};
+use crate::{
+    decode,
+    error::{Reason, Status},
+    gc::{self, FOREGROUND, ORPHAN},
+    handlers::write::conflict,
+    keys,
+    registry::ResourceDef,
+    storage::{Changed, Outcome},
+};
+use axum::{
+    body::Body,
+    http::{Response, StatusCode, header},
+};
+use serde_json::{Value, json};
+
+/// What becomes of the objects that the deleted one owns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// They are deleted after it.
+    #[default]
+    Background,
+    /// They are deleted before it.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+/// How an object is to be deleted.
+#[derive(Clone, Debug, Default)]
+pub struct Deletion {
+    pub propagation: Propagation,
+    pub uid: Option<String>,
+    pub resource_version: Option<String>,
+    pub dry_run: bool,
+}
+
+impl Deletion {
+    fn parse(asked: &Asked<'_>, body: &[u8]) -> Result<Self, Status> {
+        let content_type = asked.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let options = if body.is_empty() { json!({}) } else { decode::object(body, content_type)? };
+        let text = |value: &Value| value.as_str().filter(|v| !v.is_empty()).map(str::to_owned);
+        let propagation = text(&options["propagationPolicy"]).or_else(|| asked.query.text("propagationPolicy").map(str::to_owned));
+        let propagation = match propagation.as_deref() {
+            None | Some("Background") => Propagation::Background,
+            Some("Foreground") => Propagation::Foreground,
+            Some("Orphan") => Propagation::Orphan,
+            Some(other) => {
+                let message = format!("propagationPolicy {other:?} is not valid: expected Background, Foreground or Orphan");
+                return Err(Status::new(Reason::BadRequest, message));
+            }
+        };
+        let dry_run = match options["dryRun"].as_array().map(Vec::as_slice) {
+            None | Some([]) => asked.query.dry_run()?,
+            Some([all]) if all == "All" => true,
+            Some(other) => return Err(Status::new(Reason::BadRequest, format!("dryRun {other:?} is not valid: expected [\"All\"]"))),
+        };
+        let preconditions = &options["preconditions"];
+        Ok(Self { propagation, uid: text(&preconditions["uid"]), resource_version: text(&preconditions["resourceVersion"]), dry_run })
+    }
+}
+
+impl Api {
+    /// `delete`.
+    pub async fn delete(&self, asked: &Asked<'_>, name: &str, body: &[u8]) -> Result<Response<Body>, Status> {
+        let deletion = Deletion::parse(asked, body)?;
+        let def = &asked.target.def;
+        let place = keys::place(asked.target.namespace.as_deref(), name);
+        Ok(match self.remove(def, &place, &deletion).await? {
+            Changed::Deleted(gone) => {
+                let details = json!({ "name": name, "group": def.group, "kind": def.plural, "uid": gone.value["metadata"]["uid"] });
+                let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
+                json(StatusCode::OK, status.to_string())
+            }
+            Changed::Kept(held) => object(asked, StatusCode::OK, &held.value, &held.json),
+            Changed::Put(held) => object(asked, StatusCode::OK, &held.value, &held.json),
+        })
+    }
+
+    /// `deletecollection`.
+    pub async fn delete_collection(&self, asked: &Asked<'_>, body: &[u8]) -> Result<Response<Body>, Status> {
+        let deletion = Deletion::parse(asked, body)?;
+        let def = &asked.target.def;
+        let selection = Selection::of(asked)?;
+        let snapshot = self.storage.kind(def)?.snapshot(self.storage.catch_up().await?);
+        for (place, object) in &snapshot.objects {
+            let here = asked.target.namespace.as_ref().is_none_or(|ns| object.value["metadata"]["namespace"].as_str() == Some(ns));
+            if here && selection.wants(&object.value) {
+                match self.remove(def, place, &deletion).await {
+                    Err(status) if status.reason == Reason::NotFound => {}
+                    other => drop(other?),
+                }
+            }
+        }
+        let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": { "group": def.group, "kind": def.plural } });
+        Ok(json(StatusCode::OK, status.to_string()))
+    }
+
+    /// Deletes an object, or marks it as to be deleted while something holds it.
+    pub async fn remove(&self, def: &ResourceDef, place: &str, deletion: &Deletion) -> Result<Changed, Status> {
+        let name = place.rsplit('/').next().unwrap_or(place).to_owned();
+        let now = self.now();
+        self.storage
+            .change(def, place, deletion.dry_run, |live| {
+                let meta = &live["metadata"];
+                for (what, wanted, field) in [("UID", &deletion.uid, "uid"), ("ResourceVersion", &deletion.resource_version, "resourceVersion")] {
+                    if let Some(wanted) = wanted
+                        && meta[field].as_str() != Some(wanted)
+                    {
+                        let has = meta[field].as_str().unwrap_or_default();
+                        return Err(conflict(def, &name, &format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {has}")));
+                    }
+                }
+                let mut held: Vec<&str> = finalizers(live);
+                match deletion.propagation {
+                    Propagation::Background => {}
+                    Propagation::Foreground if !held.contains(&FOREGROUND) => held.push(FOREGROUND),
+                    Propagation::Orphan if !held.contains(&ORPHAN) => held.push(ORPHAN),
+                    _ => {}
+                }
+                if held.is_empty() && !gc::holds(def, live) {
+                    return Ok(Outcome::Delete);
+                }
+                let mut new = live.clone();
+                if !held.is_empty() {
+                    new["metadata"]["finalizers"] = json!(held);
+                }
+                if meta["deletionTimestamp"].is_null() {
+                    new["metadata"]["deletionTimestamp"] = now.to_string().into();
+                    new["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+                    // Kubernetes counts the wish to be deleted as a change of what is wanted.
+                    new["metadata"]["generation"] = (meta["generation"].as_i64().unwrap_or(0) + 1).into();
+                    gc::mark_terminating(def, &mut new);
+                }
+                Ok(if new == *live { Outcome::Keep } else { Outcome::Put(new) })
+            })
+            .await
+    }
+}

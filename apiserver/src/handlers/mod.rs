@@ -1,0 +1,93 @@
+//! The verbs on kinds.
+
+pub mod delete;
+pub mod read;
+pub mod watch;
+pub mod write;
+
+use crate::{
+    apply::Manager,
+    error::{Reason, Status},
+    negotiate::Form,
+    registry::{Registry, ResourceDef},
+    request::{Query, Target},
+    schema::Schema,
+    storage::Storage,
+    table,
+};
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderValue, Response, StatusCode, header},
+};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde_json::Value;
+use std::{collections::HashMap, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// What the handlers work with.
+pub struct Api {
+    pub registry: Registry,
+    pub storage: Storage,
+    /// Compiled schemas by group, version and plural name.
+    pub schemas: HashMap<(String, String, String), Schema>,
+    pub shutdown: CancellationToken,
+}
+
+/// A request for a kind, with all that its handler may need.
+pub struct Asked<'a> {
+    pub target: &'a Target,
+    pub query: &'a Query,
+    pub headers: &'a HeaderMap,
+    pub form: Form,
+}
+
+impl Api {
+    /// The schema of a kind.
+    pub fn schema(&self, def: &ResourceDef) -> Result<&Schema, Status> {
+        let id = (def.group.clone(), def.version.clone(), def.plural.clone());
+        self.schemas.get(&id).ok_or_else(|| Status::new(Reason::InternalError, format!("{} have no schema", def.plural)))
+    }
+
+    /// The time, to the second: no wire format carries more for an object.
+    pub fn now(&self) -> Timestamp {
+        let now = Timestamp::now();
+        Timestamp::from_second(now.as_second()).unwrap_or(now)
+    }
+}
+
+impl Asked<'_> {
+    /// Who writes: as the request says, or the program that sent it.
+    pub fn manager(&self) -> Result<Manager<'_>, Status> {
+        let agent = self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).and_then(|v| v.split('/').next());
+        let name = self.query.text("fieldManager").or(agent).filter(|name| !name.is_empty()).unwrap_or("unknown");
+        if name.len() > 128 || name.chars().any(char::is_control) {
+            return Err(Status::new(Reason::BadRequest, format!("fieldManager {name:?} is not valid: at most 128 printable characters")));
+        }
+        Ok(Manager { name, subresource: &self.target.subresource })
+    }
+}
+
+/// An answer in JSON.
+pub fn json(code: StatusCode, body: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = code;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// One object in the form that was asked for.
+pub fn object(asked: &Asked<'_>, code: StatusCode, value: &Value, encoded: &Bytes) -> Response<Body> {
+    match asked.form {
+        Form::Objects => json(code, encoded.clone()),
+        Form::Metadata => json(code, table::partial(value).to_string()),
+        Form::Table => {
+            let metadata = serde_json::json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
+            let options = table::Options { include_object: read::include_object(asked.query), no_headers: false };
+            json(code, table::render(&asked.target.def, &[value], metadata, options, Timestamp::now()).to_string())
+        }
+    }
+}
+
+/// The value and the bytes that an answer is made of.
+pub type Answered = (Arc<Value>, Bytes);

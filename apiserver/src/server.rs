@@ -1,0 +1,231 @@
+//! The API server: starts the cache and the garbage collector, and leads each request to its handler.
+
+use crate::{
+    apply::Manager,
+    cache::Cache,
+    discovery,
+    error::{Reason, Status},
+    gc,
+    handlers::{Api, Asked, json},
+    identity::{Attributes, Identity, authorize},
+    keys, negotiate, openapi,
+    registry::{Registry, ResourceDef},
+    request::{self, Query, Target},
+    schema::{Schema, SchemaError},
+    storage::Storage,
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{HeaderValue, Method, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use basalt_store::{Store, StoreError};
+use serde_json::{Value, json};
+use std::{collections::HashMap, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// How the API server is started.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Namespaces that are made at the start if they are not there, besides `default`.
+    pub namespaces: Vec<String>,
+    /// Ends the watches and the work in the background.
+    pub shutdown: CancellationToken,
+}
+
+/// The API server cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The objects cannot be read.
+    #[error("cannot load the objects: {0}")]
+    Store(#[from] StoreError),
+    /// A kind cannot be served.
+    #[error("cannot serve {plural}: {source}")]
+    Schema {
+        /// Plural name of the kind.
+        plural: String,
+        /// What is wrong with its schema.
+        source: SchemaError,
+    },
+    /// A namespace cannot be made.
+    #[error("cannot make the namespace {name}: {status}")]
+    Namespace {
+        /// The namespace.
+        name: String,
+        /// Why.
+        status: Box<Status>,
+    },
+}
+
+/// A running API server.
+#[derive(Clone)]
+pub struct ApiServer {
+    api: Arc<Api>,
+}
+
+impl ApiServer {
+    /// Loads all objects and starts what runs in the background.
+    pub async fn start(store: Arc<dyn Store>, registry: Registry, options: Options) -> Result<Self, StartError> {
+        let mut schemas = HashMap::new();
+        for def in registry.iter() {
+            let schema = Schema::compile(&def.schema).map_err(|source| StartError::Schema { plural: def.plural.clone(), source })?;
+            schemas.insert((def.group.clone(), def.version.clone(), def.plural.clone()), schema);
+        }
+        let kinds = registry.iter().map(|def| (def.group.clone(), def.plural.clone()));
+        let cache = Cache::start(store.clone(), kinds, options.shutdown.clone()).await?;
+        let api = Arc::new(Api { registry, storage: Storage { store, cache }, schemas, shutdown: options.shutdown });
+        for name in ["default".to_owned()].into_iter().chain(options.namespaces) {
+            api.ensure_namespace(&name).await.map_err(|status| StartError::Namespace { name, status: Box::new(status) })?;
+        }
+        tokio::spawn(gc::run(api.clone()));
+        Ok(Self { api })
+    }
+
+    /// Answers requests. Each carries its [`Identity`] in its extensions; one without is refused.
+    pub fn router(&self) -> Router {
+        Router::new().fallback(dispatch).with_state(self.api.clone())
+    }
+}
+
+impl Api {
+    async fn ensure_namespace(&self, name: &str) -> Result<(), Status> {
+        let Some(def) = self.registry.get("", "v1", "namespaces").cloned() else { return Ok(()) };
+        if self.storage.get(&def, name).await?.is_some() {
+            return Ok(());
+        }
+        let mut namespace = json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": { "name": name, "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": self.now().to_string(), "generation": 1 },
+        });
+        gc::complete_namespace(&mut namespace);
+        crate::apply::record_update(None, &mut namespace, &def, Manager { name: "basalt", subresource: "" }, self.now());
+        // Another gateway may have made it meanwhile.
+        self.storage.create(&def, &keys::place(None, name), &namespace).await.map(drop)
+    }
+}
+
+async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
+    answer(&api, request).await.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Status> {
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
+        "/livez" | "/healthz" => return Ok("ok".into_response()),
+        "/readyz" if api.shutdown.is_cancelled() => return Err(Status::new(Reason::ServiceUnavailable, "shutting down")),
+        "/readyz" => return api.storage.catch_up().await.map(|_| "ok".into_response()),
+        "/version" => return Ok(document(&discovery::version())),
+        _ => {}
+    }
+    let identity = request.extensions().get::<Identity>().cloned();
+    if identity.is_none() {
+        authorize(None, Attributes { verb: "get", group: "", plural: "", subresource: "", namespace: None, name: "" })?;
+    }
+    if let Some(found) = describe(api, &request, &path) {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return Err(Status::new(Reason::MethodNotAllowed, format!("{path} knows only GET")));
+        }
+        return Ok(document(&found));
+    }
+    let Some(target) = Target::parse(&api.registry, &path)? else {
+        return Err(Status::new(Reason::NotFound, "the server could not find the requested resource"));
+    };
+    serve(api, request, target, identity.as_ref()).await
+}
+
+/// What is said of the kinds, as against of objects.
+fn describe(api: &Api, request: &Request, path: &str) -> Option<Value> {
+    let registry = &api.registry;
+    let aggregated = negotiate::wants_aggregated_discovery(request.headers());
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match segments.as_slice() {
+        ["api"] if aggregated => Some(discovery::aggregated(registry, true)),
+        ["apis"] if aggregated => Some(discovery::aggregated(registry, false)),
+        ["api"] => Some(discovery::api_versions()),
+        ["apis"] => Some(discovery::api_groups(registry)),
+        ["api", version] => discovery::resources(registry, "", version),
+        ["apis", group] => discovery::group(registry, group),
+        ["apis", group, version] => discovery::resources(registry, group, version),
+        ["openapi", "v2"] => Some(openapi::v2_document(registry)),
+        ["openapi", "v3"] => Some(openapi::v3_index(registry)),
+        ["openapi", "v3", "api", version] => openapi::v3_document(registry, "", version),
+        ["openapi", "v3", "apis", group, version] => openapi::v3_document(registry, group, version),
+        _ => None,
+    }
+}
+
+fn document(value: &Value) -> Response {
+    let aggregated = value["kind"] == "APIGroupDiscoveryList";
+    let mut response = json(StatusCode::OK, value.to_string());
+    if aggregated {
+        let type_ = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(type_));
+    }
+    response
+}
+
+async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: Option<&Identity>) -> Result<Response, Status> {
+    let (parts, body) = request.into_parts();
+    let query = Query::parse(&parts.uri)?;
+    let watch = query.flag("watch")?;
+    let verb = match (&parts.method, &target.name) {
+        (&Method::GET | &Method::HEAD, Some(_)) if !watch => "get",
+        (&Method::GET | &Method::HEAD, _) if watch => "watch",
+        (&Method::GET | &Method::HEAD, _) => "list",
+        (&Method::POST, None) => "create",
+        (&Method::PUT, Some(_)) => "update",
+        (&Method::PATCH, Some(_)) => "patch",
+        (&Method::DELETE, Some(_)) => "delete",
+        (&Method::DELETE, None) => "deletecollection",
+        (method, _) => {
+            return Err(Status::new(Reason::MethodNotAllowed, format!("the server does not allow {method} on {}", parts.uri.path())));
+        }
+    };
+    authorize(
+        identity,
+        Attributes {
+            verb,
+            group: &target.def.group,
+            plural: &target.def.plural,
+            subresource: &target.subresource,
+            namespace: target.namespace.as_deref(),
+            name: target.name.as_deref().unwrap_or_default(),
+        },
+    )?;
+    if target.def.namespaced && target.namespace.is_none() && !matches!(verb, "list" | "watch") {
+        return Err(Status::new(Reason::MethodNotAllowed, format!("{} are in namespaces: name one in the path", target.def.plural)));
+    }
+    let form = negotiate::form(&parts.headers)?;
+    let asked = Asked { target: &target, query: &query, headers: &parts.headers, form };
+    let name = target.name.as_deref().unwrap_or_default();
+    match (target.subresource.as_str(), verb) {
+        ("", _) => {}
+        ("status", "get" | "update" | "patch") if target.def.has_status => {}
+        (subresource, "get") => return other(api, &target.def, subresource, &target, query).await,
+        _ => return Err(Status::new(Reason::NotFound, "the server could not find the requested resource")),
+    }
+    match verb {
+        "get" => api.get(&asked, name).await,
+        "list" => api.list(&asked).await,
+        "watch" => api.watch(&asked).await,
+        "create" => api.create(&asked, &request::body(body, &parts.headers).await?).await,
+        "update" => api.update(&asked, name, &request::body(body, &parts.headers).await?).await,
+        "patch" => api.patch(&asked, name, &request::body(body, &parts.headers).await?).await,
+        "delete" => api.delete(&asked, name, &request::body(body, &parts.headers).await?).await,
+        _ => api.delete_collection(&asked, &request::body(body, &parts.headers).await?).await,
+    }
+}
+
+/// A subresource that somebody else answers.
+async fn other(api: &Arc<Api>, def: &ResourceDef, subresource: &str, target: &Target, query: Query) -> Result<Response<Body>, Status> {
+    let Some(answers) = api.registry.subresource(&def.group, &def.plural, subresource) else {
+        return Err(Status::new(Reason::NotFound, "the server could not find the requested resource"));
+    };
+    let name = target.name.as_deref().unwrap_or_default();
+    let found = api.storage.get(def, &keys::place(target.namespace.as_deref(), name)).await?;
+    let found = found.ok_or_else(|| Status::not_found(&def.group, &def.plural, name))?;
+    Ok(answers.get(found.value.clone(), query.0).await)
+}

@@ -1,0 +1,138 @@
+//! Writes: read the object, change it, and commit it if nobody else has changed it meanwhile; otherwise do it again.
+
+use crate::{
+    cache::{Cache, Kind, Object, decode},
+    error::{Reason, Status},
+    keys,
+    registry::ResourceDef,
+};
+use basalt_store::{CommitError, Expect, Store, Write};
+use bytes::Bytes;
+use serde_json::Value;
+use std::{sync::Arc, time::Duration};
+
+/// How often a change is tried on an object that others keep changing.
+const TRIES: usize = 50;
+/// How long a read waits for the cache to be up to date.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The objects, for reading and writing.
+pub struct Storage {
+    pub store: Arc<dyn Store>,
+    pub cache: Arc<Cache>,
+}
+
+/// What a change makes of an object.
+pub enum Outcome {
+    /// It stays as it is.
+    Keep,
+    /// It becomes this.
+    Put(Value),
+    /// It goes.
+    Delete,
+}
+
+impl Storage {
+    /// A kind's part of the cache.
+    pub fn kind(&self, def: &ResourceDef) -> Result<&Arc<Kind>, Status> {
+        self.cache.kind(&def.group, &def.plural).ok_or_else(|| Status::new(Reason::InternalError, format!("{} are not cached", def.plural)))
+    }
+
+    /// Waits until the cache has all that was acknowledged before now.
+    pub async fn catch_up(&self) -> Result<u64, Status> {
+        let revision = self.store.revision().await?;
+        if self.cache.reaches(revision, PATIENCE).await {
+            return Ok(revision);
+        }
+        let have = self.cache.revision();
+        Err(Status::new(Reason::Timeout, format!("the cache is at revision {have} and has not reached {revision} after {} s", PATIENCE.as_secs())))
+    }
+
+    /// An object as it is now.
+    pub async fn get(&self, def: &ResourceDef, place: &str) -> Result<Option<Arc<Object>>, Status> {
+        self.catch_up().await?;
+        Ok(self.kind(def)?.get(place))
+    }
+
+    /// Writes a new object; `None` if there is one already.
+    pub async fn create(&self, def: &ResourceDef, place: &str, object: &Value) -> Result<Option<Object>, Status> {
+        match self.commit(def, place, Expect::Absent, Some(object)).await {
+            Ok(revision) => Ok(Some(Object::at(object, revision))),
+            Err(CommitError::Conflict { .. }) => Ok(None),
+            Err(CommitError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// Changes an object. `change` may be called several times, each time with a newer state of it.
+    pub async fn change(
+        &self,
+        def: &ResourceDef,
+        place: &str,
+        dry_run: bool,
+        mut change: impl FnMut(&Value) -> Result<Outcome, Status>,
+    ) -> Result<Changed, Status> {
+        let not_found = || Status::not_found(&def.group, &def.plural, place.rsplit('/').next().unwrap_or(place));
+        // A state that is a little old is as good as any to try on: the store refuses what was made of it.
+        let mut live = match self.kind(def)?.get(place) {
+            Some(live) => live,
+            None => self.get(def, place).await?.ok_or_else(not_found)?,
+        };
+        let mut fresh = false;
+        for _ in 0..TRIES {
+            let outcome = match change(&live.value) {
+                Ok(outcome) => outcome,
+                Err(_) if !fresh => {
+                    // The refusal may be of a state that is no more.
+                    fresh = true;
+                    live = self.get(def, place).await?.ok_or_else(not_found)?;
+                    continue;
+                }
+                Err(refusal) => return Err(refusal),
+            };
+            let new = match outcome {
+                Outcome::Keep => return Ok(Changed::Kept(live)),
+                Outcome::Put(new) => Some(new),
+                Outcome::Delete => None,
+            };
+            if dry_run {
+                return Ok(new.map_or(Changed::Deleted(live.clone()), |new| Changed::Put(Object::at(&new, live.revision))));
+            }
+            match self.commit(def, place, Expect::At(live.revision), new.as_ref()).await {
+                Ok(revision) => return Ok(new.map_or(Changed::Deleted(live), |new| Changed::Put(Object::at(&new, revision)))),
+                Err(CommitError::Conflict { current, .. }) => {
+                    fresh = true;
+                    live = current.as_ref().and_then(decode).map(Arc::new).ok_or_else(not_found)?;
+                }
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+        }
+        let name = place.rsplit('/').next().unwrap_or(place);
+        Err(Status::about(Reason::Conflict, &def.group, &def.plural, name, format!("was changed by others {TRIES} times while it was being changed; try again")))
+    }
+
+    async fn commit(&self, def: &ResourceDef, place: &str, expect: Expect, object: Option<&Value>) -> Result<u64, CommitError> {
+        let value = object.map(|object| {
+            // The resource version is the revision, which the store knows.
+            Bytes::from(if object["metadata"].get("resourceVersion").is_some() {
+                let mut bare = object.clone();
+                if let Some(metadata) = bare["metadata"].as_object_mut() {
+                    metadata.remove("resourceVersion");
+                }
+                bare.to_string()
+            } else {
+                object.to_string()
+            })
+        });
+        self.store.commit(vec![Write { key: keys::key(&def.group, &def.plural, place), expect, value }]).await
+    }
+}
+
+/// What became of an object.
+pub enum Changed {
+    /// It was as wanted already.
+    Kept(Arc<Object>),
+    /// It is this now.
+    Put(Object),
+    /// It was this and is gone.
+    Deleted(Arc<Object>),
+}
