@@ -151,11 +151,6 @@ impl FieldSelector {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// The only name that can be selected, if the selector says so.
-    pub fn name(&self) -> Option<&str> {
-        self.0.iter().find(|(field, equal, _)| field == "metadata.name" && *equal).map(|(_, _, name)| name.as_str())
-    }
 }
 
 #[cfg(test)]

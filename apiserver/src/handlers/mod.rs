@@ -22,7 +22,7 @@ use axum::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::Value;
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 use tokio_util::sync::CancellationToken;
 
 /// What the handlers work with.
@@ -88,6 +88,3 @@ pub fn object(asked: &Asked<'_>, code: StatusCode, value: &Value, encoded: &Byte
         }
     }
 }
-
-/// The value and the bytes that an answer is made of.
-pub type Answered = (Arc<Value>, Bytes);

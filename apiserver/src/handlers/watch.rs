@@ -93,8 +93,10 @@ impl Api {
             def,
         };
         if let Some(snapshot) = present.filter(|_| initial) {
-            for object in snapshot.objects.values().filter(|object| watch.wants(object)) {
-                watch.line("ADDED", object);
+            for object in snapshot.objects.values() {
+                if watch.wants(object) {
+                    watch.line("ADDED", object);
+                }
             }
             if asked.query.text("sendInitialEvents").is_some() && watch.bookmarks {
                 watch.bookmark(true);

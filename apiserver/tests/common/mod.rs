@@ -1,0 +1,96 @@
+//! An API server on the embedded store, served over plain HTTP on loopback to an administrator.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use axum::{Router, extract::Request, middleware::Next};
+use basalt_apiserver::{ApiServer, Identity, Options, Registry};
+use basalt_store::embedded::Embedded;
+use std::{net::SocketAddr, process::Stdio};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio_util::sync::CancellationToken;
+
+pub struct Server {
+    pub address: SocketAddr,
+    pub router: Router,
+    shutdown: CancellationToken,
+    dir: TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+fn admin() -> Identity {
+    Identity { user: "admin".into(), groups: vec!["system:masters".into()] }
+}
+
+pub async fn start() -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&dir.path().join("store"), Default::default()).unwrap();
+    let mut registry = Registry::builtin();
+    for crd in basalt_api::crds() {
+        registry.add_crd(&crd).unwrap();
+    }
+    let shutdown = CancellationToken::new();
+    let api = ApiServer::start(store, registry, Options { namespaces: vec![], shutdown: shutdown.clone() }).await.unwrap();
+    let router = api.router().layer(axum::middleware::from_fn(|mut request: Request, next: Next| async move {
+        request.extensions_mut().insert(admin());
+        next.run(request).await
+    }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let served = router.clone();
+    tokio::spawn(async move { axum::serve(listener, served).await });
+    Server { address, router, shutdown, dir }
+}
+
+impl Server {
+    /// A client in process, without a socket.
+    pub fn client(&self) -> kube::Client {
+        kube::Client::new(self.router.clone(), "default")
+    }
+
+    fn kubeconfig(&self) -> std::path::PathBuf {
+        let path = self.dir.path().join("kubeconfig");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: t\nclusters: [{{name: t, cluster: {{server: 'http://{}'}}}}]\ncontexts: [{{name: t, context: {{cluster: t, user: t}}}}]\nusers: [{{name: t, user: {{}}}}]\n",
+            self.address
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Runs the `kubectl` on PATH; whether it succeeded, and all that it printed.
+    pub async fn kubectl(&self, args: &[&str], input: &str) -> (bool, String) {
+        let mut child = tokio::process::Command::new("kubectl")
+            .args(args)
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", self.dir.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl is on PATH: scripts/setup test installs it");
+        child.stdin.take().unwrap().write_all(input.as_bytes()).await.ok();
+        let output = child.wait_with_output().await.unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    }
+
+    /// The same, and it must succeed.
+    pub async fn kubectl_ok(&self, args: &[&str], input: &str) -> String {
+        let (success, text) = self.kubectl(args, input).await;
+        assert!(success, "kubectl {args:?}: {text}");
+        text
+    }
+}
+
+/// A VM as a manifest.
+pub fn vm(name: &str, memory: &str) -> String {
+    format!(
+        "apiVersion: basalt.dev/v1alpha1\nkind: VirtualMachine\nmetadata: {{name: {name}}}\nspec: {{memory: {memory}, boot: {{kernel: {{image: k}}}}}}\n"
+    )
+}
+
