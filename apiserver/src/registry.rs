@@ -3,7 +3,7 @@
 use crate::{builtin, subresource::Subresource};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::Value;
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// One served version of one kind.
 #[derive(Clone, Debug)]
@@ -106,7 +106,11 @@ impl Registry {
         let names = &crd.spec.names;
         let error = |reason: &str| RegistryError { name: crd.metadata.name.clone().unwrap_or_default(), reason: reason.into() };
         for version in crd.spec.versions.iter().filter(|v| v.served) {
-            let schema = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()).ok_or_else(|| error("it has no schema"))?;
+            let schema = version
+                .schema
+                .as_ref()
+                .and_then(|s| s.open_api_v3_schema.as_ref())
+                .ok_or_else(|| error("it has no schema"))?;
             let schema = serde_json::to_value(schema).map_err(|e| error(&format!("its schema is not JSON: {e}")))?;
             let columns = version.additional_printer_columns.iter().flatten().map(|c| Column {
                 name: c.name.clone(),
@@ -153,20 +157,5 @@ impl Registry {
     /// All kinds, in the order of group, version and plural name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ResourceDef>> {
         self.defs.values()
-    }
-
-    /// Serves `GET .../<plural>/<name>/<subresource>` of a kind by `subresource`.
-    pub fn add_subresource(&mut self, group: &str, plural: &str, name: &str, subresource: Arc<dyn Subresource>) {
-        self.subresources.insert((group.to_owned(), plural.to_owned(), name.to_owned()), subresource);
-    }
-
-    /// What serves a subresource of a kind. `status` is not among them: [`ResourceDef::has_status`] says whether it is served.
-    pub fn subresource(&self, group: &str, plural: &str, name: &str) -> Option<&Arc<dyn Subresource>> {
-        self.subresources.get(&(group.to_owned(), plural.to_owned(), name.to_owned()))
-    }
-
-    /// The names of a kind's added subresources, in order.
-    pub fn subresources<'a>(&'a self, group: &'a str, plural: &'a str) -> impl Iterator<Item = &'a str> {
-        self.subresources.keys().filter(move |(g, p, _)| g == group && p == plural).map(|(_, _, name)| name.as_str())
     }
 }

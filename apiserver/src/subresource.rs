@@ -1,5 +1,6 @@
 //! Subresources that somebody else answers: what only the gateway can get, such as the console log of a VM.
 
+use crate::Status;
 use axum::response::Response;
 use serde_json::Value;
 use std::{collections::HashMap, sync::Arc};
@@ -8,5 +9,5 @@ use std::{collections::HashMap, sync::Arc};
 #[async_trait::async_trait]
 pub trait Subresource: Send + Sync + 'static {
     /// Answers for an object that exists, to somebody who may get it. `query` is the request's.
-    async fn get(&self, object: Arc<Value>, query: HashMap<String, String>) -> Response;
+    async fn get(&self, object: Arc<Value>, query: HashMap<String, String>) -> Result<Response, Status>;
 }

@@ -74,7 +74,7 @@ async fn bad_objects_are_refused_by_field_and_nothing_is_stored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_goes_with_what_is_in_it() {
     let server = start().await;
-    server.kubectl_ok(&["apply", "-f", "-"], "{apiVersion: v1, kind: Namespace, metadata: {name: team}}").await;
+    server.kubectl_ok(&["apply", "-f", "-"], "apiVersion: v1\nkind: Namespace\nmetadata: {name: team}\n").await;
     server.kubectl_ok(&["apply", "-n", "team", "-f", "-"], &vm("web", "1Gi")).await;
     server.kubectl_ok(&["delete", "namespace", "team", "--timeout=20s"], "").await;
     assert!(server.kubectl_ok(&["get", "vm", "-A"], "").await.contains("No resources found"));

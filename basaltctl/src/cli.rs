@@ -1,6 +1,6 @@
 //! The command line: global flags as kubectl has them, and one variant for each verb.
 
-use crate::{output::age, verbs};
+use crate::{dev, output::age, verbs};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use std::{path::PathBuf, time::Duration};
 
@@ -70,6 +70,9 @@ pub enum Verb {
     ApiResources(verbs::api_resources::ApiResources),
     /// Print the versions of this program and of the server
     Version(verbs::version::Version),
+    /// Run a fleet of one gateway and several hosts on this machine
+    #[command(subcommand)]
+    Dev(dev::Command),
     /// List the exit codes
     ExitCodes(verbs::exit_codes::ExitCodes),
 }

@@ -143,6 +143,9 @@ pub enum Error {
     /// Standard output is closed or full.
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
+    /// A fleet on this machine.
+    #[error(transparent)]
+    Dev(#[from] crate::dev::Error),
     /// A fault of this program.
     #[error("a bug in basaltctl: {0}")]
     Bug(String),
@@ -178,6 +181,7 @@ impl Error {
             Self::Unreachable(_) | Self::Answer { .. } => Exit::Unreachable,
             Self::Api { status, .. } => exit_of(status),
             Self::Bug(_) => Exit::Bug,
+            Self::Dev(error) => error.exit(),
             Self::NoNamespace { .. } | Self::NotFound { .. } => Exit::NotFound,
             Self::Manifest(_) | Self::Read { .. } => Exit::Invalid,
             Self::TimeUp { .. } => Exit::TimeUp,
@@ -264,6 +268,7 @@ impl Error {
                 report.remedy.push(hint.clone());
             }
             Self::NothingMatched | Self::Read { .. } | Self::Output(_) => {}
+            Self::Dev(error) => error.explain(&mut report),
             Self::Bug(_) => report.remedy.push("run it again with --log-level debug and report what it says".into()),
         }
         Some(report)

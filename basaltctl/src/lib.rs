@@ -6,6 +6,7 @@
 pub mod blame;
 pub mod cli;
 pub mod connect;
+pub mod dev;
 pub mod discovery;
 pub mod error;
 pub mod exit;
@@ -49,6 +50,7 @@ async fn dispatch(cli: &Cli, screen: &Screen) -> Result<(), Error> {
         Verb::Events(verb) => verb.run(global, screen).await,
         Verb::ApiResources(verb) => verb.run(global, screen).await,
         Verb::Version(verb) => verb.run(global, screen).await,
+        Verb::Dev(command) => Ok(dev::run(command).await?),
         Verb::ExitCodes(verb) => verb.run(screen),
     }
 }

@@ -3,10 +3,10 @@
 use super::{DownArgs, Error, fleet::Dir, network, process};
 
 /// Ends the fleet.
-pub async fn down(args: DownArgs) -> Result<(), Error> {
+pub async fn down(args: &DownArgs) -> Result<(), Error> {
     let dir = Dir::new(&args.place.data_dir)?;
     let Some(fleet) = dir.read()? else {
-        return Err(Error::NoFleet(args.place.data_dir));
+        return Err(Error::NoFleet(args.place.data_dir.clone()));
     };
     let _lock = dir.lock()?;
     // The hosts first, so that none of them starts again what is ended here.

@@ -12,6 +12,7 @@ mod process;
 mod status;
 mod up;
 
+use crate::{error::Report, exit::Exit};
 use std::{path::PathBuf, time::Duration};
 
 /// The fleet verbs.
@@ -123,12 +124,12 @@ pub enum StoreChoice {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The machine lacks something; nothing was started.
-    #[error("this machine is not ready for a fleet with {vmm} hosts:{missing}\n\n  do    {remedy}")]
+    #[error("this machine is not ready for a fleet with {vmm} hosts")]
     Missing {
         /// The VMM asked for.
         vmm: &'static str,
-        /// A line for each thing that is missing.
-        missing: String,
+        /// What is missing.
+        missing: Vec<String>,
         /// The command that mends it.
         remedy: String,
     },
@@ -151,10 +152,10 @@ pub enum Error {
         reason: String,
     },
     /// There is no fleet.
-    #[error("there is no fleet in {0}; start one with: basaltctl dev up --data-dir {0}")]
+    #[error("there is no fleet in {0}")]
     NoFleet(PathBuf),
     /// Another `dev` runs on the same directory.
-    #[error("another basaltctl dev is at work on {0}; wait for it, or see: basaltctl dev status --data-dir {0}")]
+    #[error("another basaltctl dev is at work on {0}")]
     Busy(PathBuf),
     /// The subnet is no /24 or is in use.
     #[error("the subnet {subnet} cannot be used: {reason}")]
@@ -173,7 +174,7 @@ pub enum Error {
         stderr: String,
     },
     /// A program of the fleet ended or did not become ready.
-    #[error("{program} {problem}\n  log   {log}{tail}")]
+    #[error("{program} {problem}")]
     Program {
         /// Which, such as `gateway`.
         program: String,
@@ -181,13 +182,13 @@ pub enum Error {
         problem: String,
         /// Its log file.
         log: PathBuf,
-        /// The end of the log, indented.
-        tail: String,
+        /// The end of the log.
+        tail: Vec<String>,
     },
     /// Hosts did not become Ready in time.
-    #[error("{} of {total} hosts are not Ready after {} s:{}\n  do    look at the logs in {logs}", .waiting.len(), .after.as_secs(), .waiting.iter().map(|w| format!("\n  {w}")).collect::<String>())]
+    #[error("{} of {total} hosts are not Ready after {} s", .waiting.len(), .after.as_secs())]
     NotReady {
-        /// A line for each host that is not Ready.
+        /// Each host that is not Ready, and why.
         waiting: Vec<String>,
         /// How many hosts there are.
         total: usize,
@@ -209,8 +210,44 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// What the process exits with.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Missing { .. } | Self::Subnet { .. } => Exit::Usage,
+            Self::NoFleet(_) => Exit::NotFound,
+            Self::Busy(_) => Exit::TryAgain,
+            Self::NotReady { .. } => Exit::TimeUp,
+            Self::Api(_) | Self::Kubeconfig { .. } => Exit::Unreachable,
+            Self::Program { .. } => Exit::Failed,
+            Self::File { .. } | Self::State { .. } | Self::Network { .. } => Exit::Bug,
+        }
+    }
+
+    /// Adds to a report what an operator wants to know besides what happened.
+    pub fn explain(&self, report: &mut Report) {
+        match self {
+            Self::Missing { missing, remedy, .. } => {
+                report.why.clone_from(missing);
+                report.remedy.push(remedy.clone());
+            }
+            Self::NoFleet(dir) => report.remedy.push(format!("basaltctl dev up --data-dir {}", dir.display())),
+            Self::Busy(dir) => report.remedy.push(format!("wait for it, or see: basaltctl dev status --data-dir {}", dir.display())),
+            Self::Program { log, tail, .. } => {
+                report.at.push(log.display().to_string());
+                report.snippet.clone_from(tail);
+            }
+            Self::NotReady { waiting, logs, .. } => {
+                report.why.clone_from(waiting);
+                report.remedy.push(format!("look at the logs in {}", logs.display()));
+            }
+            Self::File { .. } | Self::State { .. } | Self::Subnet { .. } | Self::Network { .. } | Self::Api(_) | Self::Kubeconfig { .. } => {}
+        }
+    }
+}
+
 /// Runs a fleet verb.
-pub async fn run(command: Command) -> Result<(), Error> {
+pub async fn run(command: &Command) -> Result<(), Error> {
     match command {
         Command::Up(args) => up::up(args).await,
         Command::Down(args) => down::down(args).await,

@@ -43,7 +43,7 @@ pub fn check(vmm: VmmChoice, store: StoreChoice, bin_dir: &Path) -> Result<(), E
     if missing.is_empty() && programs.is_empty() {
         return Ok(());
     }
-    let missing: String = missing.iter().map(|m| (*m).to_owned()).chain(programs).map(|m| format!("\n  - {m}")).collect();
+    let missing = missing.into_iter().map(str::to_owned).chain(programs).collect();
     Err(Error::Missing { vmm: vmm.flag(), missing, remedy: remedy(root || !real, &packages) })
 }
 

@@ -36,7 +36,7 @@ pub fn start(dir: &Dir, name: &str, command: &[OsString]) -> Result<i32, Error> 
         program: name.into(),
         problem: "has no command line".into(),
         log: log.clone(),
-        tail: String::new(),
+        tail: Vec::new(),
     })?;
     // A process group of its own: Ctrl-C at the terminal is not for it.
     let child = Command::new(program).args(args).stdin(Stdio::null()).stdout(out).stderr(both).process_group(0).spawn();
@@ -114,6 +114,6 @@ pub fn failed(dir: &Dir, name: &str, problem: impl Into<String>) -> Error {
     let log = dir.log(name);
     let text = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    let tail = lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| format!("\n        {line}")).collect();
+    let tail = lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| (*line).to_owned()).collect();
     Error::Program { program: name.into(), problem: problem.into(), log, tail }
 }

@@ -13,10 +13,10 @@ use std::{path::Path, time::Duration};
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Shows the fleet.
-pub async fn status(args: StatusArgs) -> Result<(), Error> {
+pub async fn status(args: &StatusArgs) -> Result<(), Error> {
     let dir = Dir::new(&args.place.data_dir)?;
     let Some(fleet) = dir.read()? else {
-        return Err(Error::NoFleet(args.place.data_dir));
+        return Err(Error::NoFleet(args.place.data_dir.clone()));
     };
     let hosts = hosts(&dir).await;
     println!("{:<10} {:<10} {:<9} LOG", "PROGRAM", "PID", "STATUS");

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Starts the fleet.
-pub async fn up(args: UpArgs) -> Result<(), Error> {
+pub async fn up(args: &UpArgs) -> Result<(), Error> {
     let begin = Instant::now();
     let dir = Dir::new(&args.place.data_dir)?;
     let existing = dir.read()?;
@@ -36,7 +36,7 @@ pub async fn up(args: UpArgs) -> Result<(), Error> {
     let _lock = dir.lock()?;
     let fleet = match existing {
         Some(fleet) => Fleet { bin_dir, ..fleet },
-        None => define(&dir, &args, bin_dir).await?,
+        None => define(&dir, args, bin_dir).await?,
     };
     dir.write(&fleet)?;
     if fleet.subnet.is_some() {
