@@ -241,7 +241,12 @@ impl Error {
                 report.why.clone_from(waiting);
                 report.remedy.push(format!("look at the logs in {}", logs.display()));
             }
-            Self::File { .. } | Self::State { .. } | Self::Subnet { .. } | Self::Network { .. } | Self::Api(_) | Self::Kubeconfig { .. } => {}
+            Self::File { .. }
+            | Self::State { .. }
+            | Self::Subnet { .. }
+            | Self::Network { .. }
+            | Self::Api(_)
+            | Self::Kubeconfig { .. } => {}
         }
     }
 }

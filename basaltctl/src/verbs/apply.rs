@@ -147,26 +147,23 @@ impl Apply {
         };
         Ok(match before {
             None => Outcome::Created,
-            Some(before) if same(&before, &after, self.dry_run) => Outcome::Unchanged,
+            Some(before) if same(&before, &after) => Outcome::Unchanged,
             Some(_) => Outcome::Configured,
         })
     }
 }
 
-/// The object was not changed. A dry run changes no resource version, so there the contents are compared.
-fn same(before: &Value, after: &Value, dry_run: DryRun) -> bool {
-    let version = |v: &Value| v.pointer("/metadata/resourceVersion").cloned();
-    if dry_run == DryRun::None {
-        return version(before) == version(after);
-    }
-    let contents = |v: &Value| {
-        let mut v = v.clone();
-        if let Some(metadata) = v.get_mut("metadata").and_then(Value::as_object_mut) {
+/// The object is what it was, but for the bookkeeping of the server. Resource versions would not do: a dry run changes
+/// none, and the first apply of an object may only note who owned its fields before.
+fn same(before: &Value, after: &Value) -> bool {
+    let contents = |object: &Value| {
+        let mut object = object.clone();
+        if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             for key in ["managedFields", "resourceVersion", "generation"] {
                 metadata.remove(key);
             }
         }
-        v
+        object
     };
     contents(before) == contents(after)
 }
