@@ -4,7 +4,7 @@
 //! asked for. A failure is never told as something that comes later in that order.
 
 use crate::{blame::Unreachable, exit::Exit, manifest::ManifestError, output::text};
-use kube::core::Status;
+use kube::core::{Status, response::StatusCause};
 use std::path::PathBuf;
 
 /// Why a command did not do what it was asked.
@@ -219,14 +219,15 @@ impl Error {
             }
             Self::Api { action, status, places, at } => {
                 let causes = status.details.as_ref().map(|d| d.causes.as_slice()).unwrap_or_default();
+                let told = |c: &StatusCause| if c.field.is_empty() { c.message.clone() } else { format!("{}: {}", c.field, c.message) };
+                report.at = if places.len() == 1 { places.clone() } else { vec![at.clone()] };
                 if causes.len() > 1 || (causes.len() == 1 && !places.is_empty()) {
                     report.what = format!("cannot {action}: the server refuses it");
-                    report.why = causes
-                        .iter()
-                        .map(|c| if c.field.is_empty() { c.message.clone() } else { format!("{}: {}", c.field, c.message) })
-                        .collect();
+                    report.why = causes.iter().map(told).collect();
                 }
-                report.at = if places.is_empty() { vec![at.clone()] } else { places.clone() };
+                if places.len() > 1 {
+                    report.why = places.iter().zip(&report.why).map(|(place, why)| format!("{place}: {why}")).collect();
+                }
                 report.remedy.extend(remedy_of(status));
             }
             Self::Answer { reason, at, .. } => {

@@ -119,8 +119,14 @@ impl Apply {
     }
 
     async fn apply(&self, server: &Server, target: &Target, document: &Document) -> Result<Outcome, Error> {
-        let before = target.look(server).await?;
         let action = format!("apply {}", target.label());
+        let before = match target.look(server).await {
+            // A name that the server does not even look for.
+            Err(Error::Api { status, at, .. }) => {
+                return Err(Error::Api { action, status, places: vec![document.place_of("metadata.name")], at });
+            }
+            other => other?,
+        };
         let path = with_query(
             &target.kind.path(target.namespace.as_deref(), Some(&target.name), None),
             &[
@@ -139,6 +145,10 @@ impl Apply {
             Request::patch(&path).header(header::CONTENT_TYPE, "application/apply-patch+yaml").header(header::ACCEPT, "application/json");
         let after = match server.call(&action, request(builder, object.to_string().into_bytes())?).await {
             Ok(after) => after,
+            Err(Error::Api { status, .. }) if status.code == 404 && target.namespace.is_some() => {
+                let name = target.namespace.clone().unwrap_or_default();
+                return Err(Error::NoNamespace { name, from: document.place_of("metadata.namespace") });
+            }
             Err(Error::Api { action, status, at, .. }) => {
                 let places = places(document, &status);
                 return Err(Error::Api { action, status, places, at });
@@ -168,19 +178,13 @@ fn same(before: &Value, after: &Value) -> bool {
     contents(before) == contents(after)
 }
 
-/// Where in the user's file the causes are that the server names.
+/// Where in the user's file the causes are that the server names: as many places as causes.
 fn places(document: &Document, status: &Status) -> Vec<String> {
     if !matches!(exit_of(status), Exit::Invalid | Exit::Conflict) {
         return vec![document.place()];
     }
-    let causes = status.details.iter().flat_map(|d| &d.causes).map(|c| c.field.clone()).filter(|f| !f.is_empty());
-    // A strict decoding error names its fields in the message only.
-    let quoted = status.message.split("unknown field \"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned);
-    let mut fields: Vec<String> = causes.collect();
-    fields.extend(quoted);
-    let mut places: Vec<String> = fields.iter().map(|field| document.place_of(field)).collect();
-    places.dedup();
-    if places.is_empty() { vec![document.place()] } else { places }
+    let fields: Vec<&str> = status.details.iter().flat_map(|d| &d.causes).map(|c| c.field.as_str()).collect();
+    if fields.is_empty() { vec![document.place()] } else { fields.into_iter().map(|field| document.place_of(field)).collect() }
 }
 
 /// Each document with the object that it is about, namespaces first; a fault of any is an error of all.

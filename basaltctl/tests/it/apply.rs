@@ -110,10 +110,16 @@ fn what_the_server_refuses_is_told_with_the_line_and_the_rest_is_applied() {
     }
     assert_eq!(cluster.run(&["get", "vm", "-o", "name"]).out, "");
 
+    let file = cluster.file("nowhere.yaml", &VM.replace("  labels", "  namespace: nowhere\n  labels"));
+    let run = cluster.run(&["apply", "-f", &file]);
+    assert_eq!(run.code, 5, "{run}");
+    assert!(run.err.contains("namespace \"nowhere\" does not exist") && run.err.contains("nowhere.yaml:5:3"), "{run}");
+
     let long = VM.replace("web-1", &"x".repeat(300));
     let good = cluster.file("mixed.yaml", &format!("{long}---\n{}", VM.replace("web-1", "good")));
     let run = cluster.run(&["apply", "-f", &good]);
     assert_eq!((run.code, run.out.as_str()), (12, "virtualmachine.basalt.dev/good created\n"), "{run}");
+    assert!(run.err.contains("mixed.yaml:4:3"), "{run}");
     assert!(run.err.contains("1 of 2 objects were applied"), "{run}");
 }
 
