@@ -66,7 +66,17 @@ pub fn definitions() -> Vec<ResourceDef> {
         ],
         schema_of::<Event>("An Event says what happened to an object."),
     );
-    let fields = ["involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid", "involvedObject.apiVersion", "reason", "reportingComponent", "source", "type"];
+    let fields = [
+        "involvedObject.kind",
+        "involvedObject.namespace",
+        "involvedObject.name",
+        "involvedObject.uid",
+        "involvedObject.apiVersion",
+        "reason",
+        "reportingComponent",
+        "source",
+        "type",
+    ];
     event.selectable_fields = fields.map(str::to_owned).to_vec();
     let lease = def(
         "coordination.k8s.io",

@@ -202,7 +202,8 @@ impl Cache {
 
 impl Kind {
     fn new() -> Self {
-        let state = State { objects: Objects::new_sync(), ring: VecDeque::new(), revision: 0, floor: 0, live: broadcast::Sender::new(BACKLOG) };
+        let state =
+            State { objects: Objects::new_sync(), ring: VecDeque::new(), revision: 0, floor: 0, live: broadcast::Sender::new(BACKLOG) };
         Self { state: RwLock::new(state), pages: Mutex::new(VecDeque::new()) }
     }
 

@@ -12,10 +12,13 @@ pub const MAX_DEPTH: usize = 64;
 /// Reads a body by its media type.
 pub fn object(body: &[u8], content_type: Option<&str>) -> Result<Value, Status> {
     let media = content_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
-    let text = std::str::from_utf8(body)
-        .map_err(|e| Status::new(Reason::BadRequest, format!("the body is not valid UTF-8: the byte at offset {} is not", e.valid_up_to())))?;
+    let text = std::str::from_utf8(body).map_err(|e| {
+        Status::new(Reason::BadRequest, format!("the body is not valid UTF-8: the byte at offset {} is not", e.valid_up_to()))
+    })?;
     let value = match media {
-        "application/json" | "application/json-patch+json" | "application/merge-patch+json" | "application/strategic-merge-patch+json" => json(text),
+        "application/json" | "application/json-patch+json" | "application/merge-patch+json" | "application/strategic-merge-patch+json" => {
+            json(text)
+        }
         "application/yaml" | "application/apply-patch+yaml" | "text/yaml" => yaml(text),
         other => Err(Status::new(
             Reason::UnsupportedMediaType,

@@ -66,7 +66,8 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
             }));
         }
     }
-    api_version.map(|api_version| json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources }))
+    api_version
+        .map(|api_version| json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": resources }))
 }
 
 /// `/api` and `/apis` in the aggregated form: everything at once.
@@ -76,8 +77,11 @@ pub fn aggregated(registry: &Registry, core: bool) -> Value {
         let versions: Vec<Value> = versions
             .iter()
             .map(|version| {
-                let resources: Vec<Value> =
-                    registry.iter().filter(|def| def.group == name && def.version == *version).map(|def| aggregated_resource(registry, def)).collect();
+                let resources: Vec<Value> = registry
+                    .iter()
+                    .filter(|def| def.group == name && def.version == *version)
+                    .map(|def| aggregated_resource(registry, def))
+                    .collect();
                 json!({ "version": version, "resources": resources, "freshness": "Current" })
             })
             .collect();

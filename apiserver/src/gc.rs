@@ -82,8 +82,13 @@ pub async fn run(api: Arc<Api>) {
 
 async fn collect(api: Arc<Api>) {
     loop {
-        let mut collector =
-            Collector { api: api.clone(), dependents: HashMap::new(), owners: HashMap::new(), waiting: HashMap::new(), terminating: HashSet::new() };
+        let mut collector = Collector {
+            api: api.clone(),
+            dependents: HashMap::new(),
+            owners: HashMap::new(),
+            waiting: HashMap::new(),
+            terminating: HashSet::new(),
+        };
         let mut events = SelectAll::new();
         let mut todo = Vec::new();
         for def in api.registry.iter() {

@@ -58,7 +58,8 @@ pub fn object_meta_schema() -> Value {
     })
 }
 
-static META: LazyLock<Option<Schema>> = LazyLock::new(|| Schema::compile(&json!({ "type": "object", "properties": { "meta": object_meta_schema() } })).ok());
+static META: LazyLock<Option<Schema>> =
+    LazyLock::new(|| Schema::compile(&json!({ "type": "object", "properties": { "meta": object_meta_schema() } })).ok());
 
 /// Takes unknown fields out of an object's metadata and tells them.
 pub fn prune(object: &mut Value) -> Vec<UnknownField> {
@@ -97,7 +98,9 @@ pub fn validate(meta: &Value, namespaced: bool) -> Vec<Cause> {
         (false, namespace) if !namespace.is_empty() => {
             causes.push(cause(CauseReason::FieldValueForbidden, "metadata.namespace", "Forbidden: not allowed on this type".into()));
         }
-        (true, namespace) if !namespace.is_empty() => causes.extend(label(namespace).map(|what| invalid("metadata.namespace", namespace, what))),
+        (true, namespace) if !namespace.is_empty() => {
+            causes.extend(label(namespace).map(|what| invalid("metadata.namespace", namespace, what)))
+        }
         _ => {}
     }
     for (key, value) in meta["labels"].as_object().into_iter().flatten() {

@@ -39,7 +39,10 @@ pub fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Va
     for def in defs {
         let reference = |name: &str| json!({ "allOf": [{ "$ref": format!("#/components/schemas/{name}") }], "default": {} });
         schemas.insert(name(def), object(def, &reference(META)));
-        schemas.insert(format!("{}List", name(def)), list(def, &json!({ "$ref": format!("#/components/schemas/{}", name(def)) }), &reference(LIST_META)));
+        schemas.insert(
+            format!("{}List", name(def)),
+            list(def, &json!({ "$ref": format!("#/components/schemas/{}", name(def)) }), &reference(LIST_META)),
+        );
         for (path, operations) in paths_of(def, &|name| json!({ "$ref": format!("#/components/schemas/{name}") }), true) {
             paths.insert(path, operations);
         }
@@ -135,7 +138,8 @@ fn list_meta() -> Value {
 
 fn paths_of(def: &ResourceDef, reference: &dyn Fn(&str) -> Value, v3: bool) -> Vec<(String, Value)> {
     let base = base(&def.group, &def.version);
-    let collection = if def.namespaced { format!("/{base}/namespaces/{{namespace}}/{}", def.plural) } else { format!("/{base}/{}", def.plural) };
+    let collection =
+        if def.namespaced { format!("/{base}/namespaces/{{namespace}}/{}", def.plural) } else { format!("/{base}/{}", def.plural) };
     let single = format!("{collection}/{{name}}");
     let query = |name: &str, type_: &str, description: &str| {
         let schema = json!({ "type": type_, "uniqueItems": true });
@@ -203,7 +207,10 @@ fn paths_of(def: &ResourceDef, reference: &dyn Fn(&str) -> Value, v3: bool) -> V
         ),
     ];
     if def.namespaced {
-        paths.push((format!("/{base}/{}", def.plural), json!({ "get": operation("list", &format!("{kind}ForAllNamespaces"), &objects, false) })));
+        paths.push((
+            format!("/{base}/{}", def.plural),
+            json!({ "get": operation("list", &format!("{kind}ForAllNamespaces"), &objects, false) }),
+        ));
     }
     paths
 }

@@ -106,11 +106,7 @@ impl Registry {
         let names = &crd.spec.names;
         let error = |reason: &str| RegistryError { name: crd.metadata.name.clone().unwrap_or_default(), reason: reason.into() };
         for version in crd.spec.versions.iter().filter(|v| v.served) {
-            let schema = version
-                .schema
-                .as_ref()
-                .and_then(|s| s.open_api_v3_schema.as_ref())
-                .ok_or_else(|| error("it has no schema"))?;
+            let schema = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()).ok_or_else(|| error("it has no schema"))?;
             let schema = serde_json::to_value(schema).map_err(|e| error(&format!("its schema is not JSON: {e}")))?;
             let columns = version.additional_printer_columns.iter().flatten().map(|c| Column {
                 name: c.name.clone(),

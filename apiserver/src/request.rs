@@ -156,9 +156,7 @@ impl Query {
 
 /// Reads a body that is not too large.
 pub async fn body(body: Body, headers: &HeaderMap) -> Result<Bytes, Status> {
-    let too_large = || {
-        Status::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {MAX_BODY} bytes"))
-    };
+    let too_large = || Status::new(Reason::RequestEntityTooLarge, format!("Request entity too large: limit is {MAX_BODY} bytes"));
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|length| length > MAX_BODY) {
         let _ = tokio::time::timeout(BODY_DEADLINE, discard(body)).await;

@@ -22,7 +22,10 @@ impl LabelSelector {
     /// Reads `a=b,c!=d,e in (x,y),f notin (z),g,!h`.
     pub fn parse(text: &str) -> Result<Self, Status> {
         let wrong = |what: &str| {
-            Status::new(Reason::BadRequest, format!("unable to parse the label selector {text:?}: {what}: expected such as app=web,zone in (a,b),!old"))
+            Status::new(
+                Reason::BadRequest,
+                format!("unable to parse the label selector {text:?}: {what}: expected such as app=web,zone in (a,b),!old"),
+            )
         };
         let mut requirements = Vec::new();
         for part in split_outside_brackets(text) {
@@ -121,7 +124,9 @@ impl FieldSelector {
                 return Err(Status::new(Reason::BadRequest, what));
             };
             let field = field.trim();
-            let known = field == "metadata.name" || (field == "metadata.namespace" && def.namespaced) || def.selectable_fields.iter().any(|f| f == field);
+            let known = field == "metadata.name"
+                || (field == "metadata.namespace" && def.namespaced)
+                || def.selectable_fields.iter().any(|f| f == field);
             if !known {
                 let mut fields = vec!["metadata.name"];
                 fields.extend(def.namespaced.then_some("metadata.namespace"));

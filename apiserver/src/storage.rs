@@ -45,7 +45,10 @@ impl Storage {
             return Ok(revision);
         }
         let have = self.cache.revision();
-        Err(Status::new(Reason::Timeout, format!("the cache is at revision {have} and has not reached {revision} after {} s", PATIENCE.as_secs())))
+        Err(Status::new(
+            Reason::Timeout,
+            format!("the cache is at revision {have} and has not reached {revision} after {} s", PATIENCE.as_secs()),
+        ))
     }
 
     /// An object as it is now.
@@ -107,7 +110,13 @@ impl Storage {
             }
         }
         let name = place.rsplit('/').next().unwrap_or(place);
-        Err(Status::about(Reason::Conflict, &def.group, &def.plural, name, format!("was changed by others {TRIES} times while it was being changed; try again")))
+        Err(Status::about(
+            Reason::Conflict,
+            &def.group,
+            &def.plural,
+            name,
+            format!("was changed by others {TRIES} times while it was being changed; try again"),
+        ))
     }
 
     async fn commit(&self, def: &ResourceDef, place: &str, expect: Expect, object: Option<&Value>) -> Result<u64, CommitError> {

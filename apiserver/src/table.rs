@@ -119,7 +119,17 @@ mod tests {
     #[test]
     fn ages_are_written_as_kubectl_writes_them() {
         let now = Timestamp::from_second(2_000_000_000).unwrap();
-        let cases = [(0, "0s"), (119, "119s"), (120, "2m"), (200, "3m20s"), (900, "15m"), (4 * 3600 + 300, "4h5m"), (20 * 3600, "20h"), (3 * 86400 + 3600, "3d1h"), (88 * 86400, "88d")];
+        let cases = [
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (200, "3m20s"),
+            (900, "15m"),
+            (4 * 3600 + 300, "4h5m"),
+            (20 * 3600, "20h"),
+            (3 * 86400 + 3600, "3d1h"),
+            (88 * 86400, "88d"),
+        ];
         for (seconds, wanted) in cases {
             assert_eq!(age(now - jiff::SignedDuration::from_secs(seconds), now), wanted);
         }

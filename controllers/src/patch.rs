@@ -5,26 +5,30 @@ use serde_json::{Map, Value};
 
 /// The merge patch that turns the fields of `old` into those of `new`, or `None` if they are the same. Fields named in
 /// `foreign` have another writer and are left out.
-pub fn status_patch<T: Serialize>(old: &T, new: &T, foreign: &[&str]) -> Result<Option<Map<String, Value>>, serde_json::Error> {
-    let (Value::Object(mut old), Value::Object(mut new)) = (serde_json::to_value(old)?, serde_json::to_value(new)?) else {
-        return Ok(None);
-    };
-    for field in foreign {
-        old.remove(*field);
-        new.remove(*field);
-    }
-    let mut patch = Map::new();
-    for field in old.keys() {
-        if !new.contains_key(field) {
-            patch.insert(field.clone(), Value::Null);
+pub fn status_patch<T: Serialize>(old: &T, new: &T, foreign: &[&str]) -> Result<Option<Value>, serde_json::Error> {
+    let (mut old, mut new) = (serde_json::to_value(old)?, serde_json::to_value(new)?);
+    for value in [&mut old, &mut new] {
+        if let Value::Object(fields) = value {
+            fields.retain(|name, _| !foreign.contains(&name.as_str()));
         }
     }
-    for (field, value) in new {
-        if old.get(&field) != Some(&value) {
-            patch.insert(field, value);
+    Ok(merge_patch(&old, &new))
+}
+
+/// The merge patch (RFC 7386) that turns `old` into `new`, or `None` if they are the same.
+pub fn merge_patch(old: &Value, new: &Value) -> Option<Value> {
+    if old == new {
+        return None;
+    }
+    let (Value::Object(old), Value::Object(new)) = (old, new) else { return Some(new.clone()) };
+    let mut patch: Map<String, Value> =
+        old.keys().filter(|name| !new.contains_key(*name)).map(|name| (name.clone(), Value::Null)).collect();
+    for (name, value) in new {
+        if let Some(change) = merge_patch(old.get(name).unwrap_or(&Value::Null), value) {
+            patch.insert(name.clone(), change);
         }
     }
-    Ok((!patch.is_empty()).then_some(patch))
+    Some(Value::Object(patch))
 }
 
 #[cfg(test)]
@@ -35,7 +39,13 @@ mod tests {
     #[test]
     fn only_changed_fields_are_patched_and_removed_ones_become_null() {
         let patch = status_patch(&json!({"a": 1, "b": 2, "c": [1]}), &json!({"a": 1, "c": [2]}), &[]).unwrap();
-        assert_eq!(Value::Object(patch.unwrap()), json!({"b": null, "c": [2]}));
+        assert_eq!(patch.unwrap(), json!({"b": null, "c": [2]}));
+    }
+
+    #[test]
+    fn what_is_gone_within_a_field_becomes_null_too() {
+        let patch = merge_patch(&json!({"a": {"b": 1, "c": 2}}), &json!({"a": {"c": 2, "d": 3}}));
+        assert_eq!(patch, Some(json!({"a": {"b": null, "d": 3}})));
     }
 
     #[test]

@@ -306,7 +306,8 @@ impl Feed {
             self.watchers.retain(|watcher| watcher.send(event));
         }
         self.revision = revision;
-        while self.recent.len() > self.options.history_commits || (self.recent_bytes > self.options.history_bytes && self.recent.len() > 1) {
+        while self.recent.len() > self.options.history_commits || (self.recent_bytes > self.options.history_bytes && self.recent.len() > 1)
+        {
             self.forget_oldest();
         }
     }

@@ -1,1 +1,200 @@
-//! placeholder
+//! The etcd engine: an etcd cluster, by its v3 API.
+//!
+//! A revision is etcd's own. A commit is one transaction; a watch is etcd's, with the previous values.
+
+use crate::{Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write};
+use bytes::Bytes;
+use etcd_client::{Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse, WatchOptions};
+use futures::{StreamExt, stream};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+/// How long etcd may take for a request.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A store in an etcd cluster.
+pub struct Etcd {
+    client: Client,
+}
+
+impl Etcd {
+    /// Connects to a cluster and sees that it answers.
+    pub async fn connect(endpoints: &[String]) -> Result<Arc<Self>, StoreError> {
+        let open = |reason: String| StoreError::Open { place: endpoints.join(", "), reason };
+        let options = ConnectOptions::new()
+            .with_connect_timeout(DEADLINE)
+            .with_keep_alive(Duration::from_secs(5), Duration::from_secs(5))
+            .with_keep_alive_while_idle(true);
+        let client = Client::connect(endpoints, Some(options)).await.map_err(|e| open(e.to_string()))?;
+        let etcd = Self { client };
+        etcd.revision().await.map_err(|e| open(e.to_string()))?;
+        Ok(Arc::new(etcd))
+    }
+
+    async fn within<T>(operation: &'static str, request: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, StoreError> {
+        match tokio::time::timeout(DEADLINE, request).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(StoreError::Engine { operation, reason: error.to_string() }),
+            Err(_) => Err(StoreError::Engine { operation, reason: format!("etcd did not answer within {} s", DEADLINE.as_secs()) }),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for Etcd {
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        let mut client = self.client.kv_client();
+        // A linearizable read: what it says was acknowledged by a quorum.
+        let answer = Self::within("read the revision", client.get("\0", Some(GetOptions::new().with_keys_only()))).await?;
+        Ok(answer.header().map_or(0, |header| revision(header.revision())))
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        let answer = Self::within("read a key", self.client.kv_client().get(key, None)).await?;
+        Ok(answer.kvs().first().map(entry))
+    }
+
+    async fn range(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Range, StoreError> {
+        let options = GetOptions::new().with_range(end).with_limit(i64::try_from(limit).unwrap_or(i64::MAX));
+        if start >= end {
+            return Ok(Range { entries: Vec::new(), revision: self.revision().await?, more: false });
+        }
+        let answer = Self::within("read a range", self.client.kv_client().get(start, Some(options))).await?;
+        Ok(Range {
+            entries: answer.kvs().iter().map(entry).collect(),
+            revision: answer.header().map_or(0, |header| revision(header.revision())),
+            more: answer.more(),
+        })
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> Result<Revision, CommitError> {
+        let compares: Vec<Compare> = writes.iter().filter_map(compare).collect();
+        let changes: Vec<TxnOp> = writes
+            .iter()
+            .map(|write| match &write.value {
+                Some(value) => TxnOp::put(&write.key[..], &value[..], None),
+                None => TxnOp::delete(&write.key[..], None),
+            })
+            .collect();
+        // If a key is not as expected: how it is, so that the caller need not ask again.
+        let looks: Vec<TxnOp> = writes.iter().map(|write| TxnOp::get(&write.key[..], None)).collect();
+        let txn = Txn::new().when(compares).and_then(changes).or_else(looks);
+        let answer = Self::within("commit", self.client.kv_client().txn(txn)).await?;
+        if answer.succeeded() {
+            return Ok(answer.header().map_or(0, |header| revision(header.revision())));
+        }
+        let found = answer.op_responses().into_iter().map(|response| match response {
+            TxnOpResponse::Get(range) => range.kvs().first().map(entry),
+            _ => None,
+        });
+        let conflict = writes.iter().zip(found).find(|(write, current)| !as_expected(write.expect, current.as_ref()));
+        match conflict {
+            Some((write, current)) => Err(CommitError::Conflict { key: write.key.clone(), current }),
+            None => {
+                Err(StoreError::Engine { operation: "commit", reason: "etcd refused a transaction whose expectations hold".into() }.into())
+            }
+        }
+    }
+
+    async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {
+        let start = i64::try_from(after).unwrap_or(i64::MAX).saturating_add(1);
+        let options = WatchOptions::new().with_prefix().with_start_revision(start).with_prev_key().with_progress_notify();
+        let mut client = self.client.watch_client();
+        let mut watch = Self::within("watch", client.watch(prefix, Some(options))).await?;
+        // etcd says in its first answers whether the history is still there.
+        let first = Self::within("watch", watch.message()).await?;
+        let mut ready = VecDeque::new();
+        if let Some(first) = first {
+            take(&first, after, &mut ready)?;
+        }
+        let follow = stream::unfold(Some((watch, ready, after)), |state| async move {
+            let (mut watch, mut ready, after) = state?;
+            loop {
+                if let Some(event) = ready.pop_front() {
+                    return Some((Ok(event), Some((watch, ready, after))));
+                }
+                let error = match watch.message().await {
+                    Ok(Some(answer)) => match take(&answer, after, &mut ready) {
+                        Ok(()) => continue,
+                        Err(error) => error,
+                    },
+                    Ok(None) => StoreError::Engine { operation: "watch", reason: "etcd ended the watch".into() }.into(),
+                    Err(error) => StoreError::Engine { operation: "watch", reason: error.to_string() }.into(),
+                };
+                return Some((Err(error), None));
+            }
+        });
+        Ok(follow.boxed())
+    }
+
+    async fn compact(&self, wanted: Revision) -> Result<(), StoreError> {
+        let newest = self.revision().await?;
+        if wanted > newest {
+            return Err(StoreError::Revision { asked: wanted, reason: format!("the newest is {newest}") });
+        }
+        let asked = i64::try_from(wanted).unwrap_or(i64::MAX);
+        match Self::within("compact", self.client.kv_client().compact(asked, None)).await {
+            // Compacted to there or further already.
+            Err(StoreError::Engine { reason, .. }) if reason.contains("has been compacted") => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+/// Takes the commits out of an answer of etcd's: its events, grouped by revision.
+fn take(answer: &etcd_client::WatchResponse, after: Revision, ready: &mut VecDeque<WatchEvent>) -> Result<(), WatchError> {
+    if answer.compact_revision() > 0 {
+        return Err(WatchError::Compacted { asked: after, oldest: revision(answer.compact_revision()).saturating_sub(1) });
+    }
+    if answer.canceled() {
+        return Err(StoreError::Engine { operation: "watch", reason: answer.cancel_reason().to_owned() }.into());
+    }
+    for event in answer.events() {
+        let Some(kv) = event.kv() else { continue };
+        let at = revision(kv.mod_revision());
+        let previous = event.prev_kv().map(entry);
+        let change = match event.event_type() {
+            EventType::Put => Change::Put { entry: entry(kv), previous },
+            EventType::Delete => Change::Delete { key: Bytes::copy_from_slice(kv.key()), previous },
+        };
+        match ready.back_mut() {
+            Some(last) if last.revision == at => last.changes.push(change),
+            _ => ready.push_back(WatchEvent { revision: at, changes: vec![change] }),
+        }
+    }
+    if answer.events().is_empty() && !answer.created() {
+        let at = answer.header().map_or(0, |header| revision(header.revision()));
+        ready.push_back(WatchEvent { revision: at, changes: Vec::new() });
+    }
+    Ok(())
+}
+
+fn compare(write: &Write) -> Option<Compare> {
+    let expected = match write.expect {
+        Expect::Any => return None,
+        Expect::Absent => 0,
+        Expect::At(revision) => i64::try_from(revision).unwrap_or(i64::MAX),
+    };
+    Some(Compare::mod_revision(&write.key[..], CompareOp::Equal, expected))
+}
+
+fn as_expected(expect: Expect, current: Option<&Entry>) -> bool {
+    match expect {
+        Expect::Any => true,
+        Expect::Absent => current.is_none(),
+        Expect::At(revision) => current.is_some_and(|entry| entry.modified == revision),
+    }
+}
+
+fn entry(kv: &KeyValue) -> Entry {
+    Entry {
+        key: Bytes::copy_from_slice(kv.key()),
+        value: Bytes::copy_from_slice(kv.value()),
+        created: revision(kv.create_revision()),
+        modified: revision(kv.mod_revision()),
+    }
+}
+
+/// etcd's revisions are positive.
+fn revision(revision: i64) -> Revision {
+    Revision::try_from(revision).unwrap_or(0)
+}

@@ -105,12 +105,18 @@ impl Api {
         self.storage
             .change(def, place, deletion.dry_run, |live| {
                 let meta = &live["metadata"];
-                for (what, wanted, field) in [("UID", &deletion.uid, "uid"), ("ResourceVersion", &deletion.resource_version, "resourceVersion")] {
+                for (what, wanted, field) in
+                    [("UID", &deletion.uid, "uid"), ("ResourceVersion", &deletion.resource_version, "resourceVersion")]
+                {
                     if let Some(wanted) = wanted
                         && meta[field].as_str() != Some(wanted)
                     {
                         let has = meta[field].as_str().unwrap_or_default();
-                        return Err(conflict(def, &name, &format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {has}")));
+                        return Err(conflict(
+                            def,
+                            &name,
+                            &format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {has}"),
+                        ));
                     }
                 }
                 let mut held: Vec<&str> = finalizers(live);

@@ -62,7 +62,10 @@ impl Api {
         let force = asked.query.flag("force")?;
         if let Patch::Apply(intent) = &patch {
             if asked.query.text("fieldManager").is_none() {
-                return Err(Status::new(Reason::BadRequest, "PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch"));
+                return Err(Status::new(
+                    Reason::BadRequest,
+                    "PatchOptions.meta.k8s.io is invalid: fieldManager: Required value: is required for apply patch",
+                ));
             }
             let place = keys::place(asked.target.namespace.as_deref(), name);
             if asked.target.subresource.is_empty() && self.storage.get(def, &place).await?.is_none() {
@@ -114,7 +117,9 @@ impl Api {
             }
             "application/merge-patch+json" => Ok(Patch::Merge(value(media)?)),
             // kubectl sends these for the kinds that it knows from Kubernetes. Without a directive they mean the same.
-            "application/strategic-merge-patch+json" if asked.target.def.group != "basalt.dev" && is_plain(&value(media)?) => Ok(Patch::Merge(value(media)?)),
+            "application/strategic-merge-patch+json" if asked.target.def.group != "basalt.dev" && is_plain(&value(media)?) => {
+                Ok(Patch::Merge(value(media)?))
+            }
             "application/apply-patch+yaml" => {
                 let mut intent = value(media)?;
                 self.check_head(asked, &mut intent)?;
@@ -129,7 +134,9 @@ impl Api {
             }
             other => Err(Status::new(
                 Reason::UnsupportedMediaType,
-                format!("the body of the request was in an unknown format {other:?}: accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"),
+                format!(
+                    "the body of the request was in an unknown format {other:?}: accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml"
+                ),
             )),
         }
     }
@@ -139,7 +146,13 @@ impl Api {
         let name = asked.target.name.as_deref().unwrap_or_default();
         let meta = &intent["metadata"];
         if ["uid", "resourceVersion"].iter().any(|field| meta[*field].as_str().is_some_and(|v| !v.is_empty())) {
-            return Err(Status::about(Reason::Conflict, &def.group, &def.plural, name, "does not exist, but the configuration names its uid or resourceVersion"));
+            return Err(Status::about(
+                Reason::Conflict,
+                &def.group,
+                &def.plural,
+                name,
+                "does not exist, but the configuration names its uid or resourceVersion",
+            ));
         }
         let mut new = apply::apply(None, intent, def, asked.manager()?, force, self.now()).map_err(|e| e.into_status(def, name))?;
         self.check_head(asked, &mut new)?;
@@ -196,7 +209,12 @@ impl Api {
     }
 
     /// Changes an object to what `make` makes of its present state, and keeps what a writer may not change.
-    async fn modify(&self, asked: &Asked<'_>, name: &str, mut make: impl FnMut(&Value) -> Result<(Value, Mark), Status>) -> Result<Change, Status> {
+    async fn modify(
+        &self,
+        asked: &Asked<'_>,
+        name: &str,
+        mut make: impl FnMut(&Value) -> Result<(Value, Mark), Status>,
+    ) -> Result<Change, Status> {
         let def = &asked.target.def;
         let place = keys::place(asked.target.namespace.as_deref(), name);
         let (manager, now, dry_run) = (asked.manager()?, self.now(), asked.query.dry_run()?);
@@ -279,7 +297,9 @@ impl Api {
                 }
                 has if has == namespace => {}
                 has => {
-                    let message = format!("the namespace of the provided object does not match the namespace sent on the request: {has:?}, expected {namespace:?}");
+                    let message = format!(
+                        "the namespace of the provided object does not match the namespace sent on the request: {has:?}, expected {namespace:?}"
+                    );
                     return Err(Status::new(Reason::BadRequest, message));
                 }
             }
@@ -319,8 +339,20 @@ impl Api {
                     message: field.to_string(),
                     field: field.path.clone(),
                 });
-                let details = Details { name: name.into(), group: def.group.clone(), kind: def.kind.clone(), causes: causes.collect(), ..Details::default() };
-                let message = format!("{} in version {:?} cannot be handled as a {}: strict decoding error: {}", def.kind, def.version, def.kind, texts.join(", "));
+                let details = Details {
+                    name: name.into(),
+                    group: def.group.clone(),
+                    kind: def.kind.clone(),
+                    causes: causes.collect(),
+                    ..Details::default()
+                };
+                let message = format!(
+                    "{} in version {:?} cannot be handled as a {}: strict decoding error: {}",
+                    def.kind,
+                    def.version,
+                    def.kind,
+                    texts.join(", ")
+                );
                 Err(Status::new(Reason::BadRequest, message).with_details(details))
             }
             FieldValidation::Ignore => Ok(Vec::new()),

@@ -113,9 +113,7 @@ impl Node {
             properties.insert(name.clone(), Self::compile(property, &format!("{path}{dot}{name}"))?);
         }
         let pattern = match &schema["pattern"] {
-            Value::String(pattern) => {
-                Some(Regex::new(pattern).map_err(|e| error(format!("the pattern {pattern:?} is not one: {e}")))?)
-            }
+            Value::String(pattern) => Some(Regex::new(pattern).map_err(|e| error(format!("the pattern {pattern:?} is not one: {e}")))?),
             _ => None,
         };
         let list = match schema["x-kubernetes-list-type"].as_str() {

@@ -40,7 +40,8 @@ fn walk(node: &Node, value: &mut Value, path: &str, unknown: &mut Vec<UnknownFie
     match value {
         Value::Object(fields) => {
             // A schema that says nothing of fields (a plain object, an atomic blob) knows none, as in Kubernetes.
-            let known = |name: &str| node.field(name).is_some() || node.preserve_unknown || (node.type_.is_empty() && node.properties.is_empty());
+            let known =
+                |name: &str| node.field(name).is_some() || node.preserve_unknown || (node.type_.is_empty() && node.properties.is_empty());
             fields.retain(|name, field| {
                 if !known(name) {
                     unknown.push(UnknownField { path: join(path, name), suggestion: suggest(node, name) });

@@ -147,7 +147,11 @@ impl Check {
             self.cause(CauseReason::FieldValueTooMany, path, format!("Too many: {count}: must have at most {max} {what}"));
         }
         if let Some(min) = min.filter(|min| count < *min) {
-            self.cause(CauseReason::FieldValueInvalid, path, format!("Invalid value: {count}: {path} in body should have at least {min} {what}"));
+            self.cause(
+                CauseReason::FieldValueInvalid,
+                path,
+                format!("Invalid value: {count}: {path} in body should have at least {min} {what}"),
+            );
         }
     }
 

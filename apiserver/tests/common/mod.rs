@@ -93,4 +93,3 @@ pub fn vm(name: &str, memory: &str) -> String {
         "apiVersion: basalt.dev/v1alpha1\nkind: VirtualMachine\nmetadata: {{name: {name}}}\nspec: {{memory: {memory}, boot: {{kernel: {{image: k}}}}}}\n"
     )
 }
-

@@ -1,0 +1,20 @@
+//! A `kube::Client` whose transport is the gateway's own router: controllers and the hub go through the same door as people.
+
+use axum::{Router, body::Body, http::Request};
+use basalt_apiserver::Identity;
+use tower::ServiceExt;
+
+/// A client that acts as `identity`.
+pub fn in_process(router: Router, identity: Identity) -> kube::Client {
+    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(identity.clone());
+        router.clone().oneshot(request)
+    });
+    kube::Client::new(service, "default")
+}
+
+/// Who a part of the gateway is.
+pub fn part(name: &str) -> Identity {
+    Identity { user: format!("system:basalt:{name}"), groups: vec!["system:masters".into()] }
+}

@@ -1,0 +1,120 @@
+//! The gateway's settings: a YAML file, the environment and flags, the later ones stronger.
+
+use basalt_daemon::logs::LogFormat;
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// The settings as they are given; what is left out has a default. The same names stand in the file.
+#[derive(Clone, Debug, Default, Parser, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[command(name = "basalt-gateway", version = basalt_daemon::version::VERSION, about = "The control plane of Basalt: API server, controllers and agent hub")]
+pub struct Settings {
+    /// File with settings, YAML
+    #[arg(long, env = "BASALT_GATEWAY_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Print the settings in force, secrets hidden, and exit
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// Directory of keys, state and admin.kubeconfig [default: /var/lib/basalt]
+    #[arg(long, env = "BASALT_GATEWAY_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where the API listens [default: 0.0.0.0:9443]
+    #[arg(long, env = "BASALT_GATEWAY_LISTEN", value_name = "ADDR:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Where the hub listens for agents [default: 0.0.0.0:9444]
+    #[arg(long, env = "BASALT_GATEWAY_HUB_LISTEN", value_name = "ADDR:PORT")]
+    pub hub_listen: Option<SocketAddr>,
+    /// Names and addresses that the gateway is reached by; the first goes into admin.kubeconfig [default: 127.0.0.1]
+    #[arg(long, env = "BASALT_GATEWAY_ADVERTISE", value_name = "NAME", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<Vec<String>>,
+    /// Where the state is [default: embedded]
+    #[arg(long, env = "BASALT_GATEWAY_STORE", value_enum)]
+    pub store: Option<StoreKind>,
+    /// etcd endpoints, such as `http://127.0.0.1:2379`
+    #[arg(long, env = "BASALT_GATEWAY_ETCD_ENDPOINTS", value_name = "URL", value_delimiter = ',')]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_endpoints: Option<Vec<String>>,
+    /// File with the token that hosts join by; made at the first start [default: DATA_DIR/join-token]
+    #[arg(long, env = "BASALT_GATEWAY_JOIN_TOKEN_FILE", value_name = "FILE")]
+    pub join_token_file: Option<PathBuf>,
+    /// How often agents report when nothing changes, in seconds [default: 2]
+    #[arg(long, env = "BASALT_GATEWAY_HEARTBEAT_SECONDS", value_name = "S")]
+    pub heartbeat_seconds: Option<u32>,
+    /// Seconds without a report after which a host is NotReady [default: 10]
+    #[arg(long, env = "BASALT_GATEWAY_HOST_GRACE_SECONDS", value_name = "S")]
+    pub host_grace_seconds: Option<u64>,
+    /// What is logged: error, warn, info, debug, trace, or a filter; `RUST_LOG` wins [default: info]
+    #[arg(long, env = "BASALT_GATEWAY_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How log lines are written [default: text on a terminal, json otherwise]
+    #[arg(long, env = "BASALT_GATEWAY_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// Where the state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreKind {
+    /// In this process, below the data directory.
+    Embedded,
+    /// In an etcd cluster.
+    Etcd,
+}
+
+/// A setting is not usable.
+#[derive(Debug, thiserror::Error)]
+#[error("the setting {name} is not usable: {reason}")]
+pub struct SettingError {
+    name: &'static str,
+    reason: String,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "each is described where it is read")]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    pub hub_listen: SocketAddr,
+    pub advertise: Vec<String>,
+    pub store: StoreKind,
+    pub etcd_endpoints: Vec<String>,
+    pub join_token_file: PathBuf,
+    pub heartbeat_seconds: u32,
+    pub host_grace_seconds: u64,
+    pub log_level: String,
+    pub log_format: LogFormat,
+}
+
+impl Settings {
+    /// Puts in the defaults and checks the whole.
+    pub fn resolve(self) -> Result<Config, SettingError> {
+        let error = |name, reason: &str| SettingError { name, reason: reason.to_owned() };
+        let data_dir = self.data_dir.unwrap_or_else(|| "/var/lib/basalt".into());
+        let config = Config {
+            join_token_file: self.join_token_file.unwrap_or_else(|| data_dir.join("join-token")),
+            data_dir,
+            listen: self.listen.unwrap_or_else(|| ([0, 0, 0, 0], 9443).into()),
+            hub_listen: self.hub_listen.unwrap_or_else(|| ([0, 0, 0, 0], 9444).into()),
+            advertise: self.advertise.filter(|a| !a.is_empty()).unwrap_or_else(|| vec!["127.0.0.1".into()]),
+            store: self.store.unwrap_or(StoreKind::Embedded),
+            etcd_endpoints: self.etcd_endpoints.unwrap_or_default(),
+            heartbeat_seconds: self.heartbeat_seconds.unwrap_or(2),
+            host_grace_seconds: self.host_grace_seconds.unwrap_or(10),
+            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            log_format: self.log_format.unwrap_or_default(),
+        };
+        if config.store == StoreKind::Etcd && config.etcd_endpoints.is_empty() {
+            return Err(error("etcdEndpoints", "the etcd store needs at least one, such as http://127.0.0.1:2379"));
+        }
+        if config.heartbeat_seconds == 0 || u64::from(config.heartbeat_seconds) * 2 > config.host_grace_seconds {
+            return Err(error("hostGraceSeconds", "must be at least twice heartbeatSeconds, which must be at least 1"));
+        }
+        Ok(config)
+    }
+}
