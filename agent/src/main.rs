@@ -1,2 +1,36 @@
-//! placeholder
-fn main() {}
+//! The `basalt-agent` binary.
+
+use basalt_agent::config::Settings;
+use basalt_daemon::{config, logs, shutdown};
+use clap::Parser;
+use std::{error::Error, process::ExitCode};
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<(), Box<dyn Error>> {
+    let given = Settings::parse();
+    let settings: Settings = config::layered(&given, given.config.as_deref())?;
+    let config = settings.resolve()?;
+    if given.print_config {
+        // The token is in a file of its own; no setting is a secret.
+        print!("{}", config::printed(&config, &[])?);
+        return Ok(());
+    }
+    logs::init(&config.log_level, config.log_format)?;
+    // Another provider in the process would be a fault of the build; then TLS says so by itself.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = shutdown::on_signal()?;
+        basalt_agent::run(config, shutdown).await?;
+        Ok::<_, Box<dyn Error>>(())
+    })
+}

@@ -21,6 +21,7 @@ pub const TEARDOWN_FINALIZER: &str = "basalt.dev/vm-teardown";
     kind = "VirtualMachine",
     plural = "virtualmachines",
     shortname = "vm",
+    shortname = "vms",
     category = "basalt",
     namespaced,
     status = "VirtualMachineStatus",

@@ -106,7 +106,7 @@ impl Settings {
             etcd_endpoints: self.etcd_endpoints.unwrap_or_default(),
             heartbeat_seconds: self.heartbeat_seconds.unwrap_or(2),
             host_grace_seconds: self.host_grace_seconds.unwrap_or(10),
-            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            log_level: self.log_level.unwrap_or_else(|| "info,fjall=warn,lsm_tree=warn".into()),
             log_format: self.log_format.unwrap_or_default(),
         };
         if config.store == StoreKind::Etcd && config.etcd_endpoints.is_empty() {

@@ -3,8 +3,48 @@
 //! A driver starts one VMM process per VM, talks to it over a socket in the VM's directory, and forgets nothing that it
 //! could not find again: after `kill -9` of the agent the next one adopts every VMM from its directory alone.
 
+pub mod cloud_hypervisor;
+mod kvm;
+pub mod qemu;
+mod qmp;
+pub mod simulated;
+mod spawned;
+
 use basalt_api::host::{Accelerator, VmmName};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Which VMM programs a host uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmmChoice {
+    /// Every program that works: Cloud Hypervisor first, then QEMU.
+    Auto,
+    /// QEMU alone.
+    Qemu,
+    /// Cloud Hypervisor alone.
+    CloudHypervisor,
+    /// The simulator, which runs no guests.
+    Simulated,
+}
+
+/// The drivers of a choice, each with what its probe found.
+pub async fn drivers(choice: VmmChoice) -> Vec<(Arc<dyn Vmm>, Result<VmmProbe, VmmError>)> {
+    let drivers: Vec<Arc<dyn Vmm>> = match choice {
+        VmmChoice::Auto => vec![Arc::new(cloud_hypervisor::CloudHypervisor::default()), Arc::new(qemu::Qemu::default())],
+        VmmChoice::Qemu => vec![Arc::new(qemu::Qemu::default())],
+        VmmChoice::CloudHypervisor => vec![Arc::new(cloud_hypervisor::CloudHypervisor::default())],
+        VmmChoice::Simulated => vec![Arc::new(simulated::Simulated)],
+    };
+    let mut probed = Vec::new();
+    for driver in drivers {
+        let probe = driver.probe().await;
+        probed.push((driver, probe));
+    }
+    probed
+}
 
 /// A guest as a VMM needs to know it: everything resolved to files and devices of this host.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -1,0 +1,108 @@
+//! The agent's settings: a YAML file, the environment and flags, the later ones stronger.
+
+use crate::vmm::VmmChoice;
+use basalt_api::Memory;
+use basalt_daemon::logs::LogFormat;
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The settings as they are given; what is left out has a default. The same names stand in the file.
+#[derive(Clone, Debug, Default, Parser, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[command(name = "basalt-agent", version = basalt_daemon::version::VERSION, about = "The agent of a host: keeps its VMs as the gateway wants them")]
+pub struct Settings {
+    /// File with settings, YAML
+    #[arg(long, env = "BASALT_AGENT_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Print the settings in force, secrets hidden, and exit
+    #[arg(long)]
+    #[serde(skip)]
+    pub print_config: bool,
+    /// Name of the host [default: the machine's host name]
+    #[arg(long, env = "BASALT_AGENT_HOST", value_name = "NAME")]
+    pub host: Option<String>,
+    /// The gateway's hub, such as `https://gateway.example:9444`
+    #[arg(long, env = "BASALT_AGENT_GATEWAY", value_name = "URL")]
+    pub gateway: Option<String>,
+    /// The gateway's CA certificate; needed to enrol, kept from then on
+    #[arg(long, env = "BASALT_AGENT_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The join token; needed to enrol
+    #[arg(long, env = "BASALT_AGENT_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Directory of keys, ledger and VMs [default: /var/lib/basalt-agent]
+    #[arg(long, env = "BASALT_AGENT_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// VMM programs to use; `simulated` runs no guests [default: auto]
+    #[arg(long, env = "BASALT_AGENT_VMM", value_enum)]
+    pub vmm: Option<VmmChoice>,
+    /// CPUs that the host offers [default: those of the machine]
+    #[arg(long, env = "BASALT_AGENT_CAPACITY_CPUS", value_name = "N")]
+    pub capacity_cpus: Option<u32>,
+    /// Memory that the host offers, such as 64Gi [default: that of the machine]
+    #[arg(long, env = "BASALT_AGENT_CAPACITY_MEMORY", value_name = "SIZE")]
+    pub capacity_memory: Option<Memory>,
+    /// How much of each guest's console is kept [default: 1Mi]
+    #[arg(long, env = "BASALT_AGENT_CONSOLE_LIMIT", value_name = "SIZE")]
+    pub console_limit: Option<Memory>,
+    /// What is logged: error, warn, info, debug, trace, or a filter; `RUST_LOG` wins [default: info]
+    #[arg(long, env = "BASALT_AGENT_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How log lines are written [default: text on a terminal, json otherwise]
+    #[arg(long, env = "BASALT_AGENT_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// A setting is not usable.
+#[derive(Debug, thiserror::Error)]
+#[error("the setting {name} is not usable: {reason}")]
+pub struct SettingError {
+    name: &'static str,
+    reason: String,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs, reason = "each is described at its setting")]
+pub struct Config {
+    pub host: String,
+    pub gateway: String,
+    pub ca_file: Option<PathBuf>,
+    pub token_file: Option<PathBuf>,
+    pub data_dir: PathBuf,
+    pub vmm: VmmChoice,
+    pub capacity_cpus: Option<u32>,
+    pub capacity_memory: Option<Memory>,
+    pub console_limit: Memory,
+    pub log_level: String,
+    pub log_format: LogFormat,
+}
+
+impl Settings {
+    /// Puts in the defaults and checks the whole.
+    pub fn resolve(self) -> Result<Config, SettingError> {
+        let error = |name, reason: &str| SettingError { name, reason: reason.to_owned() };
+        let machine = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().split('.').next().map(str::to_lowercase);
+        let host = self.host.or_else(machine).filter(|host| !host.is_empty());
+        let gateway = self.gateway.ok_or_else(|| error("gateway", "it is missing: give the hub's address, such as https://gateway.example:9444"))?;
+        if !gateway.starts_with("https://") {
+            return Err(error("gateway", "expected an address that begins with https://"));
+        }
+        Ok(Config {
+            host: host.ok_or_else(|| error("host", "the machine has no host name; give one"))?,
+            gateway,
+            ca_file: self.ca_file,
+            token_file: self.token_file,
+            data_dir: self.data_dir.unwrap_or_else(|| "/var/lib/basalt-agent".into()),
+            vmm: self.vmm.unwrap_or(VmmChoice::Auto),
+            capacity_cpus: self.capacity_cpus,
+            capacity_memory: self.capacity_memory,
+            console_limit: self.console_limit.unwrap_or(Memory::from_mib(1)),
+            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            log_format: self.log_format.unwrap_or_default(),
+        })
+    }
+}
