@@ -87,7 +87,8 @@ impl Settings {
         let error = |name, reason: &str| SettingError { name, reason: reason.to_owned() };
         let machine = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().split('.').next().map(str::to_lowercase);
         let host = self.host.or_else(machine).filter(|host| !host.is_empty());
-        let gateway = self.gateway.ok_or_else(|| error("gateway", "it is missing: give the hub's address, such as https://gateway.example:9444"))?;
+        let gateway =
+            self.gateway.ok_or_else(|| error("gateway", "it is missing: give the hub's address, such as https://gateway.example:9444"))?;
         if !gateway.starts_with("https://") {
             return Err(error("gateway", "expected an address that begins with https://"));
         }

@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn the_last_lines_are_the_last_lines() {
-        let cases: [(&str, u64, &str); 6] = [("a\nb\nc\n", 2, "b\nc\n"), ("a\nb\nc", 1, "c"), ("a\n", 5, "a\n"), ("", 3, ""), ("a\nb\n", 0, ""), ("\n\n", 1, "\n")];
+        let cases: [(&str, u64, &str); 6] =
+            [("a\nb\nc\n", 2, "b\nc\n"), ("a\nb\nc", 1, "c"), ("a\n", 5, "a\n"), ("", 3, ""), ("a\nb\n", 0, ""), ("\n\n", 1, "\n")];
         for (text, lines, wanted) in cases {
             assert_eq!(last_lines(text.into(), Some(lines)), wanted.as_bytes(), "{text:?} {lines}");
         }

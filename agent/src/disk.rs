@@ -28,7 +28,9 @@ pub enum DiskError {
         stderr: String,
     },
     /// The image would make the guest read another file of the host.
-    #[error("the image {image} refers to another file, {backing}: such an image could read any file of the host. Flatten it with qemu-img convert")]
+    #[error(
+        "the image {image} refers to another file, {backing}: such an image could read any file of the host. Flatten it with qemu-img convert"
+    )]
     BackingFile {
         /// The image.
         image: PathBuf,
@@ -53,9 +55,20 @@ pub async fn ensure_overlay(image: &Path, qcow2: bool, overlay: &Path) -> Result
     }
     // Beside its place first: one that is half made is never taken for whole.
     let new = overlay.with_extension("new");
-    qemu_img(&["create".as_ref(), "-q".as_ref(), "-f".as_ref(), "qcow2".as_ref(), "-F".as_ref(), format.as_ref(), "-b".as_ref(), image.as_os_str(), new.as_os_str()])
-        .await?;
-    std::fs::rename(&new, overlay).map_err(|e| DiskError::Failed { command: format!("create {}", overlay.display()), stderr: e.to_string() })
+    qemu_img(&[
+        "create".as_ref(),
+        "-q".as_ref(),
+        "-f".as_ref(),
+        "qcow2".as_ref(),
+        "-F".as_ref(),
+        format.as_ref(),
+        "-b".as_ref(),
+        image.as_os_str(),
+        new.as_os_str(),
+    ])
+    .await?;
+    std::fs::rename(&new, overlay)
+        .map_err(|e| DiskError::Failed { command: format!("create {}", overlay.display()), stderr: e.to_string() })
 }
 
 async fn qemu_img(args: &[&OsStr]) -> Result<String, DiskError> {

@@ -30,7 +30,8 @@ impl FileError {
 /// Writes a file so that after a crash it is either what it was or what it should be.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
     let new = path.with_extension("new");
-    let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&new).map_err(FileError::at("make", &new))?;
+    let mut file =
+        fs::OpenOptions::new().create(true).truncate(true).write(true).mode(mode).open(&new).map_err(FileError::at("make", &new))?;
     file.write_all(content).and_then(|()| file.sync_all()).map_err(FileError::at("write", &new))?;
     fs::rename(&new, path).map_err(FileError::at("move into place", path))?;
     let dir = path.parent().unwrap_or(Path::new("."));

@@ -71,7 +71,10 @@ impl Identity {
         }
         let named = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
         if named != config.host {
-            return Err(unusable(format!("it names host {named:?}, but this host is {:?}. Empty the directory to enrol anew", config.host)));
+            return Err(unusable(format!(
+                "it names host {named:?}, but this host is {:?}. Empty the directory to enrol anew",
+                config.host
+            )));
         }
         Ok(Some(Self { ca, certificate, key }))
     }
@@ -97,10 +100,11 @@ impl Identity {
             agent_version: basalt_daemon::version::VERSION.to_owned(),
         };
         let answer = tokio::time::timeout(DEADLINE, client.enroll(request)).await;
-        let answer = answer.map_err(|_| IdentityError::Unreachable("it does not answer".into()))?.map_err(|status| match status.code() {
-            tonic::Code::PermissionDenied | tonic::Code::InvalidArgument => IdentityError::Refused(status.message().to_owned()),
-            _ => IdentityError::Unreachable(status.message().to_owned()),
-        })?;
+        let answer =
+            answer.map_err(|_| IdentityError::Unreachable("it does not answer".into()))?.map_err(|status| match status.code() {
+                tonic::Code::PermissionDenied | tonic::Code::InvalidArgument => IdentityError::Refused(status.message().to_owned()),
+                _ => IdentityError::Unreachable(status.message().to_owned()),
+            })?;
         let answer = answer.into_inner();
         let identity = Self { ca: answer.ca_pem, certificate: answer.certificate_pem, key: key.serialize_pem() };
         files::write(&dir.join("host.key"), identity.key.as_bytes(), 0o600)?;
@@ -136,7 +140,8 @@ fn with_tls(config: &Config, tls: ClientTlsConfig) -> Result<Endpoint, IdentityE
 }
 
 fn read(path: &PathBuf) -> Result<String, FileError> {
-    let content = files::read(path)?.ok_or_else(|| FileError { action: "read", path: path.clone(), source: io::ErrorKind::NotFound.into() })?;
+    let content =
+        files::read(path)?.ok_or_else(|| FileError { action: "read", path: path.clone(), source: io::ErrorKind::NotFound.into() })?;
     Ok(String::from_utf8_lossy(&content).into_owned())
 }
 

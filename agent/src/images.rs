@@ -38,7 +38,12 @@ impl Images {
     /// Looks at an image's file; reads all of it if it has a digest and has changed since it was last read.
     pub fn check(&self, name: &str, spec: Option<&ImageSpec>) -> Checked {
         let outcome = match spec {
-            None => Err((Presence::Missing, BlockedCode::ImageNotFound, format!("There is no Image {name:?}. Create it, or name another"), None)),
+            None => Err((
+                Presence::Missing,
+                BlockedCode::ImageNotFound,
+                format!("There is no Image {name:?}. Create it, or name another"),
+                None,
+            )),
             Some(spec) => self.look(name, spec),
         };
         let seen = |presence, size: Option<u64>, message| ImageOnHost { host: String::new(), presence, size: size.map(Memory), message };
@@ -54,11 +59,15 @@ impl Images {
     fn look(&self, name: &str, spec: &ImageSpec) -> Result<(PathBuf, u64), (Presence, BlockedCode, String, Option<u64>)> {
         let wrong = |presence, message: String, size| (presence, BlockedCode::ImageUnusable, message, size);
         let path = spec.source.strip_prefix("file://").map(PathBuf::from);
-        let path = path.ok_or_else(|| wrong(Presence::Unusable, format!("The source {:?} of image {name} is not a file:/// address", spec.source), None))?;
+        let path = path.ok_or_else(|| {
+            wrong(Presence::Unusable, format!("The source {:?} of image {name} is not a file:/// address", spec.source), None)
+        })?;
         let metadata = fs::metadata(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => {
-                wrong(Presence::Missing, format!("{} of image {name} does not exist on this host. Put it there, or correct the source", path.display()), None)
-            }
+            io::ErrorKind::NotFound => wrong(
+                Presence::Missing,
+                format!("{} of image {name} does not exist on this host. Put it there, or correct the source", path.display()),
+                None,
+            ),
             _ => wrong(Presence::Unusable, format!("{} of image {name} cannot be looked at: {e}", path.display()), None),
         })?;
         let size = metadata.len();
@@ -70,7 +79,9 @@ impl Images {
         }
         if let Some(wanted) = &spec.sha256 {
             let stamp = (path.clone(), metadata.ino(), size, metadata.mtime(), metadata.mtime_nsec());
-            let has = self.digest(stamp).map_err(|e| wrong(Presence::Unusable, format!("{} of image {name} cannot be read: {e}", path.display()), Some(size)))?;
+            let has = self
+                .digest(stamp)
+                .map_err(|e| wrong(Presence::Unusable, format!("{} of image {name} cannot be read: {e}", path.display()), Some(size)))?;
             if has != *wanted {
                 let message = format!("{} of image {name} has the SHA-256 {has}, but spec.sha256 is {wanted}", path.display());
                 return Err(wrong(Presence::Unusable, message, Some(size)));

@@ -18,7 +18,11 @@ pub async fn look(config: &Config, vmms: &[(VmmName, VmmProbe)]) -> HostInventor
         memory_bytes: config.capacity_memory.map_or(memory.unwrap_or(0) << 10, |memory| memory.bytes()),
         vmms: vmms
             .iter()
-            .map(|(name, probe)| VmmReport { name: name.to_string(), version: probe.version.clone(), accelerator: probe.accelerator.to_string() })
+            .map(|(name, probe)| VmmReport {
+                name: name.to_string(),
+                version: probe.version.clone(),
+                accelerator: probe.accelerator.to_string(),
+            })
             .collect(),
         addresses: net::addresses().await.unwrap_or_default(),
     }

@@ -134,7 +134,9 @@ mod tests {
 
     #[test]
     fn a_torn_or_flipped_ledger_is_set_aside_and_a_new_manifest_is_taken() {
-        for damage in [|stored: &mut Vec<u8>| stored.truncate(40), |stored: &mut Vec<u8>| stored[35] ^= 1, |stored: &mut Vec<u8>| stored.clear()] {
+        for damage in
+            [|stored: &mut Vec<u8>| stored.truncate(40), |stored: &mut Vec<u8>| stored[35] ^= 1, |stored: &mut Vec<u8>| stored.clear()]
+        {
             let dir = tempfile::tempdir().unwrap();
             Ledger::open(dir.path(), "h1").unwrap().take(manifest(7)).unwrap();
             let file = dir.path().join("manifest");

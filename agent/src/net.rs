@@ -9,13 +9,7 @@ use rtnetlink::{
     },
 };
 use sha2::{Digest, Sha256};
-use std::{
-    fs::OpenOptions,
-    io,
-    os::fd::AsRawFd,
-    os::unix::fs::OpenOptionsExt,
-    time::Duration,
-};
+use std::{fs::OpenOptions, io, os::fd::AsRawFd, os::unix::fs::OpenOptionsExt, time::Duration};
 use tokio_stream::StreamExt;
 
 /// What the names of our taps start with.
@@ -85,7 +79,11 @@ pub async fn ensure_tap(uid: &str, index: usize, bridge: &str) -> Result<String,
     if find(&handle, &tap).await?.is_none() {
         make(&tap).map_err(|source| NetError::Tap { action: "make", tap: tap.clone(), source })?;
     }
-    let link = find(&handle, &tap).await?.ok_or_else(|| NetError::Tap { action: "find", tap: tap.clone(), source: io::ErrorKind::NotFound.into() })?;
+    let link = find(&handle, &tap).await?.ok_or_else(|| NetError::Tap {
+        action: "find",
+        tap: tap.clone(),
+        source: io::ErrorKind::NotFound.into(),
+    })?;
     let change = LinkUnspec::new_with_index(link.header.index).controller(master.header.index).up().build();
     within("attach to the bridge", &tap, handle.link().set(change).execute()).await?;
     Ok(tap)
@@ -103,7 +101,9 @@ pub async fn remove_tap(tap: &str) -> Result<(), NetError> {
 /// All taps that are ours by their name.
 pub async fn list_taps() -> Result<Vec<String>, NetError> {
     let links = links(&handle()?, None).await?;
-    let ours = |name: &String| name.len() == PREFIX.len() + 11 && name.starts_with(PREFIX) && name[PREFIX.len()..].bytes().all(|b| b.is_ascii_hexdigit());
+    let ours = |name: &String| {
+        name.len() == PREFIX.len() + 11 && name.starts_with(PREFIX) && name[PREFIX.len()..].bytes().all(|b| b.is_ascii_hexdigit())
+    };
     Ok(links.iter().filter(|link| is_kind(link, &InfoKind::Tun)).filter_map(name).filter(ours).collect())
 }
 
@@ -158,7 +158,11 @@ async fn links(handle: &Handle, wanted: Option<&str>) -> Result<Vec<LinkMessage>
         }
         Ok(())
     };
-    let late = |_| NetError::Netlink { action: "look at", link: wanted.unwrap_or("links").to_owned(), reason: "the kernel does not answer".into() };
+    let late = |_| NetError::Netlink {
+        action: "look at",
+        link: wanted.unwrap_or("links").to_owned(),
+        reason: "the kernel does not answer".into(),
+    };
     tokio::time::timeout(DEADLINE, look).await.map_err(late)??;
     Ok(found)
 }
@@ -188,8 +192,12 @@ fn is_kind(link: &LinkMessage, kind: &InfoKind) -> bool {
     })
 }
 
-nix::ioctl_write_int!(tun_set_persist, b'T', 203);
-nix::ioctl_write_ptr_bad!(tun_set_iff, tunsetiff_request(), libc::ifreq);
+mod ioctl {
+    #![allow(missing_docs, reason = "the macros write functions without docs; linux/if_tun.h has them")]
+    use super::{libc, tunsetiff_request};
+    nix::ioctl_write_int!(tun_set_persist, b'T', 203);
+    nix::ioctl_write_ptr_bad!(tun_set_iff, tunsetiff_request(), libc::ifreq);
+}
 
 /// `TUNSETIFF` of linux/if_tun.h: the one ioctl of its family that is numbered for an int and takes a struct.
 const fn tunsetiff_request() -> libc::c_ulong {
@@ -207,9 +215,9 @@ fn make(tap: &str) -> io::Result<()> {
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or(0);
     // SAFETY: the descriptor is open, and the kernel reads one ifreq from where the pointer leads.
-    unsafe { tun_set_iff(device.as_raw_fd(), &raw const request) }?;
+    unsafe { ioctl::tun_set_iff(device.as_raw_fd(), &raw const request) }?;
     // SAFETY: the descriptor is open; the argument is a number.
-    unsafe { tun_set_persist(device.as_raw_fd(), 1) }?;
+    unsafe { ioctl::tun_set_persist(device.as_raw_fd(), 1) }?;
     Ok(())
 }
 

@@ -9,8 +9,8 @@ use crate::{
     vmm::VmDir,
 };
 use basalt_proto::v1::{
-    ConvergeRequest, End, HostInventory, HostManifest, HostReport, TunnelAnswer, TunnelRequest, agent_client::AgentClient, tunnel_answer::Answer,
-    tunnel_request::Request,
+    ConvergeRequest, End, HostInventory, HostManifest, HostReport, TunnelAnswer, TunnelRequest, agent_client::AgentClient,
+    tunnel_answer::Answer, tunnel_request::Request,
 };
 use futures::StreamExt;
 use std::{
@@ -204,7 +204,12 @@ impl Session {
 }
 
 /// Sends what a console says; tells what went wrong, if something did.
-async fn read_console(id: u64, vms: &std::path::Path, read: basalt_proto::v1::ReadConsole, answers: &mpsc::Sender<TunnelAnswer>) -> Option<String> {
+async fn read_console(
+    id: u64,
+    vms: &std::path::Path,
+    read: basalt_proto::v1::ReadConsole,
+    answers: &mpsc::Sender<TunnelAnswer>,
+) -> Option<String> {
     if uuid::Uuid::try_parse(&read.vm_uid).is_err() {
         return Some(format!("{:?} is no uid", read.vm_uid));
     }

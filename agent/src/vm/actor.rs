@@ -271,12 +271,16 @@ impl Actor {
             None => None,
         };
         let asked = self.record.asked_to_stop.take().is_some() || self.record.shut_down.is_some();
-        let to_run = order.is_some_and(|o| matches!(o.wanted.desired, basalt_proto::v1::Desired::Running | basalt_proto::v1::Desired::RunningUntilShutdown));
+        let to_run = order.is_some_and(|o| {
+            matches!(o.wanted.desired, basalt_proto::v1::Desired::Running | basalt_proto::v1::Desired::RunningUntilShutdown)
+        });
         self.record.live = false;
         if to_run && !asked {
             self.count_failure(now);
             let (reason, message) = match state {
-                Some(GuestState::Shutdown) => ("GuestShutDown", "The guest shut itself down; runStrategy is Always, so it is started again"),
+                Some(GuestState::Shutdown) => {
+                    ("GuestShutDown", "The guest shut itself down; runStrategy is Always, so it is started again")
+                }
                 Some(GuestState::Crashed) => ("GuestCrashed", "The guest crashed"),
                 _ => ("VmmSilent", "The VMM did not answer and was ended"),
             };
@@ -375,7 +379,10 @@ impl Actor {
         let backing_off = (decision.state == VmState::Failed && self.problem.is_none()).then(|| Problem {
             code: BlockedCode::RestartBackOff,
             object: None,
-            message: format!("The VMM died {} times in a row. See its console: basaltctl logs vm/{}", self.record.failures, self.record.name),
+            message: format!(
+                "The VMM died {} times in a row. See its console: basaltctl logs vm/{}",
+                self.record.failures, self.record.name
+            ),
             retry_at: self.record.next_try.map(Time),
         });
         self.doors.board.vm(

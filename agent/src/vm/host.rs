@@ -135,10 +135,10 @@ impl Board {
             taken
         });
         let vms = vms.collect();
-        let images = reports.images.iter().map(|(name, seen)| ImageReport {
-            name: name.clone(),
-            image_json: serde_json::to_string(seen).unwrap_or_default(),
-        });
+        let images = reports
+            .images
+            .iter()
+            .map(|(name, seen)| ImageReport { name: name.clone(), image_json: serde_json::to_string(seen).unwrap_or_default() });
         (vms, images.collect())
     }
 }
@@ -201,7 +201,9 @@ impl Vms {
     fn tell(&mut self, uid: String, mut order: Order) {
         match self.tasks.get(&uid) {
             Some((sender, task)) if !task.is_finished() => sender.send_modify(|before| {
-                if order.name.is_empty() && let Some(before) = before {
+                if order.name.is_empty()
+                    && let Some(before) = before
+                {
                     (order.name, order.namespace) = (std::mem::take(&mut before.name), std::mem::take(&mut before.namespace));
                     order.wanted.epoch = before.wanted.epoch;
                 }
@@ -210,7 +212,13 @@ impl Vms {
             // Its task ended with the VM removed; that stays so until the manifest forgets it or wants it back.
             Some(_) if order.wanted.desired == Desired::Absent => {}
             _ => {
-                let record = Record { uid: uid.clone(), namespace: order.namespace.clone(), name: order.name.clone(), epoch: order.wanted.epoch, ..Record::default() };
+                let record = Record {
+                    uid: uid.clone(),
+                    namespace: order.namespace.clone(),
+                    name: order.name.clone(),
+                    epoch: order.wanted.epoch,
+                    ..Record::default()
+                };
                 self.spawn(uid, record, Some(order));
             }
         }

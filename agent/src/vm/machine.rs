@@ -11,11 +11,7 @@ use basalt_api::{
     virtual_machine::{Boot, Disk, Problem},
 };
 use sha2::{Digest, Sha256};
-use std::{
-    collections::BTreeMap,
-    net::Ipv4Addr,
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 
 /// The images that a VM names: their specs, or nothing for one that does not exist.
 pub type ImageSpecs = BTreeMap<String, Option<ImageSpec>>;
@@ -158,7 +154,9 @@ mod tests {
     fn draw_with(spec: &VirtualMachineSpec, images: &[(&str, &str)]) -> Result<Blueprint, Problem> {
         let specs: ImageSpecs = images
             .iter()
-            .map(|(name, format)| ((*name).to_owned(), serde_json::from_value(json!({"source": format!("file:///i/{name}"), "format": format})).ok()))
+            .map(|(name, format)| {
+                ((*name).to_owned(), serde_json::from_value(json!({"source": format!("file:///i/{name}"), "format": format})).ok())
+            })
             .collect();
         let files = images.iter().map(|(name, _)| ((*name).to_owned(), PathBuf::from(format!("/i/{name}")))).collect();
         draw("u", "default/web", spec, &specs, &files, &VmDir::new("/v/u"))

@@ -127,7 +127,9 @@ fn run(wanted: &Wanted, record: &Record, seen: Seen, now: Timestamp) -> Decision
             Decision { step, state: VmState::Running, settled: true }
         }
         Seen::Vmm(GuestState::Paused | GuestState::Created) => decide(Step::Resume, VmState::Paused),
-        Seen::Vmm(GuestState::Shutdown) if until_shutdown && record.shut_down != Some(wanted.generation) && record.asked_to_stop.is_none() => {
+        Seen::Vmm(GuestState::Shutdown)
+            if until_shutdown && record.shut_down != Some(wanted.generation) && record.asked_to_stop.is_none() =>
+        {
             decide(Step::NoteShutdown, VmState::Stopping)
         }
         Seen::Vmm(GuestState::Shutdown) if record.shut_down == Some(wanted.generation) || record.asked_to_stop.is_some() => {

@@ -121,7 +121,8 @@ fn config(machine: &Machine) -> Result<VmConfig, String> {
         },
         MachineBoot::Disk => {
             let firmware = FIRMWARES.iter().map(Path::new).find(|path| path.exists());
-            let firmware = firmware.ok_or_else(|| format!("there is no firmware to boot a disk with; one of {} is needed", FIRMWARES.join(", ")))?;
+            let firmware =
+                firmware.ok_or_else(|| format!("there is no firmware to boot a disk with; one of {} is needed", FIRMWARES.join(", ")))?;
             PayloadConfig { firmware: Some(firmware.to_owned()), ..PayloadConfig::default() }
         }
     };

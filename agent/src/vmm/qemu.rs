@@ -95,7 +95,12 @@ fn command_line(machine: &Machine, accelerator: Accelerator) -> Vec<String> {
     add(&["-m", &format!("{}K", machine.memory_bytes >> 10), "-nodefaults", "-no-user-config", "-display", "none", "-S", "-no-shutdown"]);
     add(&["-action", "panic=pause"]);
     add(&["-qmp", "unix:qmp.sock,server=on,wait=off", "-qmp", "unix:qmp-operator.sock,server=on,wait=off"]);
-    add(&["-chardev", "socket,id=serial0,path=serial.sock,server=on,wait=off,logfile=console.log,logappend=on", "-serial", "chardev:serial0"]);
+    add(&[
+        "-chardev",
+        "socket,id=serial0,path=serial.sock,server=on,wait=off,logfile=console.log,logappend=on",
+        "-serial",
+        "chardev:serial0",
+    ]);
     add(&["-device", "pvpanic-pci", "-device", "virtio-rng-pci"]);
     if let MachineBoot::Kernel { kernel, initramfs, cmdline } = &machine.boot {
         add(&["-kernel", &kernel.to_string_lossy()]);
@@ -133,7 +138,11 @@ impl Vmm for Qemu {
         let version = text.split_whitespace().nth(3).unwrap_or("unknown").to_owned();
         let accelerator = accelerator().await;
         if accelerator == Accelerator::Tcg && kvm::runs_guest(PROGRAM, "tcg").await != Some(true) {
-            return Err(VmmError::Start { program: PROGRAM.into(), vm: "the probe".into(), reason: "it did not run a guest of ten instructions".into() });
+            return Err(VmmError::Start {
+                program: PROGRAM.into(),
+                vm: "the probe".into(),
+                reason: "it did not run a guest of ten instructions".into(),
+            });
         }
         Ok(VmmProbe { version, accelerator })
     }

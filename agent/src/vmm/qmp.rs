@@ -1,6 +1,7 @@
 //! QMP: QEMU's machine protocol, JSON lines over a unix socket (docs/interop/qmp-spec of QEMU).
 
 use serde_json::{Value, json};
+use std::{collections::HashMap, sync::Arc};
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
@@ -8,14 +9,13 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
+use tokio::sync::oneshot;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{UnixStream, unix::OwnedWriteHalf},
     sync::{Mutex, broadcast, watch},
     task::JoinHandle,
 };
-use std::{collections::HashMap, sync::Arc};
-use tokio::sync::oneshot;
 
 /// How long QEMU may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -57,7 +57,8 @@ impl Drop for Qmp {
 impl Qmp {
     /// Connects to a socket and agrees on capabilities.
     pub async fn connect(socket: &Path) -> Result<Self, QmpError> {
-        let stream = tokio::time::timeout(DEADLINE, connect(socket)).await.map_err(|_| QmpError::Silent("the connection is not accepted"))??;
+        let stream =
+            tokio::time::timeout(DEADLINE, connect(socket)).await.map_err(|_| QmpError::Silent("the connection is not accepted"))??;
         let (reader, writer) = stream.into_split();
         let mut lines = BufReader::new(reader).lines();
         let greeting = tokio::time::timeout(DEADLINE, lines.next_line()).await.map_err(|_| QmpError::Silent("there is no greeting"))??;

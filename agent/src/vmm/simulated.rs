@@ -50,7 +50,8 @@ impl Vmm for Simulated {
 
     async fn state(&self, dir: &VmDir) -> Result<GuestState, VmmError> {
         let path = state_file(dir);
-        let text = fs::read_to_string(&path).map_err(|source| VmmError::File { action: "read", path: path.display().to_string(), source })?;
+        let text =
+            fs::read_to_string(&path).map_err(|source| VmmError::File { action: "read", path: path.display().to_string(), source })?;
         Ok(match text {
             text if text.contains("\"paused\"") => GuestState::Paused,
             text if text.contains("\"shutdown\"") => GuestState::Shutdown,
@@ -74,7 +75,9 @@ impl Vmm for Simulated {
     async fn destroy(&self, dir: &VmDir) -> Result<(), VmmError> {
         let path = state_file(dir);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(VmmError::File { action: "remove", path: path.display().to_string(), source }),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(VmmError::File { action: "remove", path: path.display().to_string(), source })
+            }
             _ => Ok(()),
         }
     }

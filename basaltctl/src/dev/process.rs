@@ -53,8 +53,9 @@ pub fn running(dir: &Dir, name: &str) -> Option<i32> {
     let pid: i32 = fs::read_to_string(dir.pid_file(name)).ok()?.trim().parse().ok()?;
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let wanted = dir.path().as_os_str().as_encoded_bytes();
-    // The command line of a process that has ended but was not waited for is empty.
-    command.windows(wanted.len()).any(|part| part == wanted).then_some(pid)
+    // A process that is only now becoming its program has no command line yet, and one that was not waited for has none any more.
+    let becoming = command.is_empty() && lives(pid);
+    (becoming || command.windows(wanted.len()).any(|part| part == wanted)).then_some(pid)
 }
 
 /// Ends a program: asks, waits, and kills if that does not help. Says whether it ran.

@@ -140,7 +140,8 @@ impl Vms {
             }
             Placed::Nowhere(refusals) => {
                 drop(assumed);
-                let message = if refusals.is_empty() { "There are no hosts".to_owned() } else { format!("No host fits. {}", summary(&refusals)) };
+                let message =
+                    if refusals.is_empty() { "There are no hosts".to_owned() } else { format!("No host fits. {}", summary(&refusals)) };
                 let told = vm.status.as_ref().is_some_and(|s| s.phase == Some(VmPhase::Pending) && s.refusals == refusals);
                 let written = self.write_status(vm, &unplaceable(vm, refusals, now)).await?;
                 if written && !told {
