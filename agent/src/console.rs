@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use std::{
     io::{self, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     time::Duration,
 };
@@ -67,16 +68,28 @@ pub fn read(dir: VmDir, tail_lines: Option<u64>, follow: bool) -> impl Stream<It
     })
 }
 
-/// What comes after an offset, for ever. A log that is shorter than it was has been cut down, and begins anew.
+/// What comes after an offset, for ever. A log that was cut down begins anew.
 fn tail(dir: VmDir, offset: u64) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    stream::unfold((dir, offset), |(dir, mut offset)| async move {
+    let seen = cut(&dir);
+    stream::unfold((dir, offset, seen), |(dir, mut offset, mut last)| async move {
         loop {
+            // A new older part means that the log has been cut, or is about to be: it is looked at a moment later.
+            let now = cut(&dir);
+            if now != last {
+                (last, offset) = (now, 0);
+                tokio::time::sleep(LOOK).await;
+            }
             match read_from(&dir, &mut offset).await {
                 Ok(chunk) if chunk.is_empty() => tokio::time::sleep(LOOK).await,
-                other => return Some((other, (dir, offset))),
+                other => return Some((other, (dir, offset, last))),
             }
         }
     })
+}
+
+/// Which older part there is: it changes with every cut.
+fn cut(dir: &VmDir) -> Option<(u64, i64, i64)> {
+    std::fs::metadata(older(dir)).ok().map(|older| (older.ino(), older.mtime(), older.mtime_nsec()))
 }
 
 async fn read_from(dir: &VmDir, offset: &mut u64) -> io::Result<Bytes> {
@@ -86,9 +99,6 @@ async fn read_from(dir: &VmDir, offset: &mut u64) -> io::Result<Bytes> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Bytes::new()),
         Err(e) => return Err(e),
     };
-    if log.metadata().await?.len() < *offset {
-        *offset = 0;
-    }
     log.seek(SeekFrom::Start(*offset)).await?;
     let mut chunk = Vec::with_capacity(CHUNK);
     log.take(CHUNK as u64).read_to_end(&mut chunk).await?;

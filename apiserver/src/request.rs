@@ -2,7 +2,6 @@
 
 use crate::{
     error::{Reason, Status},
-    metadata,
     registry::{Registry, ResourceDef},
 };
 use axum::{
@@ -63,12 +62,6 @@ impl Target {
         if def.namespaced && namespace.is_none() && name.is_some() {
             return Ok(None);
         }
-        let names = [("namespace", &namespace), ("name", &name)];
-        for (what, text) in names.into_iter().filter_map(|(what, text)| Some((what, text.as_ref()?))) {
-            if let Some(wrong) = metadata::subdomain(text) {
-                return Err(Status::new(Reason::BadRequest, format!("the {what} {text:?} in the path is not valid: {wrong}")));
-            }
-        }
         Ok(Some(Self { def, namespace, name, subresource }))
     }
 }
@@ -85,7 +78,7 @@ fn percent_decode(segment: &str) -> Result<String, Status> {
         let digit = |byte: Option<u8>| byte.and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
         bytes.push(digit(rest.next()).zip(digit(rest.next())).map(|(high, low)| high << 4 | low).ok_or_else(wrong)?);
     }
-    String::from_utf8(bytes).ok().filter(|text| !text.contains('/') && text != "..").ok_or_else(wrong)
+    String::from_utf8(bytes).ok().filter(|text| !text.contains('/') && text != ".." && text != ".").ok_or_else(wrong)
 }
 
 /// The query of a request.
