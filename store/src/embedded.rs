@@ -4,7 +4,7 @@
 //! as one atomic batch with one fsync, and only then acknowledges them and hands them to the watches, in order. The history
 //! that watches replay from is a bounded ring in memory: after a restart, a watch from before it is told to list again.
 
-use crate::{Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write};
+use crate::{Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write, limits};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use futures::{StreamExt, stream};
@@ -117,6 +117,9 @@ impl Store for Embedded {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
+        if !limits::is_key(key) {
+            return Ok(None);
+        }
         self.reader.get(&self.reader.database.snapshot(), key)
     }
 
@@ -138,6 +141,7 @@ impl Store for Embedded {
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Result<Revision, CommitError> {
+        limits::check(&writes)?;
         let (done, outcome) = oneshot::channel();
         let commits = self.commits.as_ref().ok_or(StoreError::Closed)?;
         commits.send(Commit { writes, done }).map_err(|_| StoreError::Closed)?;

@@ -2,9 +2,11 @@
 //!
 //! A revision is etcd's own. A commit is one transaction; a watch is etcd's, with the previous values.
 
-use crate::{Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write};
+use crate::{Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write, limits};
 use bytes::Bytes;
-use etcd_client::{Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse, WatchOptions};
+use etcd_client::{
+    Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, KvClient, Txn, TxnOp, TxnOpResponse, WatchOptions,
+};
 use futures::{StreamExt, stream};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -22,12 +24,17 @@ impl Etcd {
         let open = |reason: String| StoreError::Open { place: endpoints.join(", "), reason };
         let options = ConnectOptions::new()
             .with_connect_timeout(DEADLINE)
-            .with_keep_alive(Duration::from_secs(5), Duration::from_secs(5))
-            .with_keep_alive_while_idle(true);
+            // Only while calls or watches are open, and not too often: etcd hangs up on those who ping more than that.
+            .with_keep_alive(Duration::from_secs(10), Duration::from_secs(5));
         let client = Client::connect(endpoints, Some(options)).await.map_err(|e| open(e.to_string()))?;
         let etcd = Self { client };
         etcd.revision().await.map_err(|e| open(e.to_string()))?;
         Ok(Arc::new(etcd))
+    }
+
+    /// A client whose answers may be as large as what is stored.
+    fn kv(&self) -> KvClient {
+        self.client.kv_client().max_decoding_message_size(usize::MAX)
     }
 
     async fn within<T>(operation: &'static str, request: impl Future<Output = Result<T, etcd_client::Error>>) -> Result<T, StoreError> {
@@ -42,14 +49,17 @@ impl Etcd {
 #[async_trait::async_trait]
 impl Store for Etcd {
     async fn revision(&self) -> Result<Revision, StoreError> {
-        let mut client = self.client.kv_client();
+        let mut client = self.kv();
         // A linearizable read: what it says was acknowledged by a quorum.
         let answer = Self::within("read the revision", client.get("\0", Some(GetOptions::new().with_keys_only()))).await?;
         Ok(answer.header().map_or(0, |header| revision(header.revision())))
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<Entry>, StoreError> {
-        let answer = Self::within("read a key", self.client.kv_client().get(key, None)).await?;
+        if !limits::is_key(key) {
+            return Ok(None);
+        }
+        let answer = Self::within("read a key", self.kv().get(key, None)).await?;
         Ok(answer.kvs().first().map(entry))
     }
 
@@ -58,7 +68,7 @@ impl Store for Etcd {
         if start >= end {
             return Ok(Range { entries: Vec::new(), revision: self.revision().await?, more: false });
         }
-        let answer = Self::within("read a range", self.client.kv_client().get(start, Some(options))).await?;
+        let answer = Self::within("read a range", self.kv().get(start, Some(options))).await?;
         Ok(Range {
             entries: answer.kvs().iter().map(entry).collect(),
             revision: answer.header().map_or(0, |header| revision(header.revision())),
@@ -67,6 +77,7 @@ impl Store for Etcd {
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Result<Revision, CommitError> {
+        limits::check(&writes)?;
         let compares: Vec<Compare> = writes.iter().filter_map(compare).collect();
         let changes: Vec<TxnOp> = writes
             .iter()
@@ -78,7 +89,7 @@ impl Store for Etcd {
         // If a key is not as expected: how it is, so that the caller need not ask again.
         let looks: Vec<TxnOp> = writes.iter().map(|write| TxnOp::get(&write.key[..], None)).collect();
         let txn = Txn::new().when(compares).and_then(changes).or_else(looks);
-        let answer = Self::within("commit", self.client.kv_client().txn(txn)).await?;
+        let answer = Self::within("commit", self.kv().txn(txn)).await?;
         if answer.succeeded() {
             return Ok(answer.header().map_or(0, |header| revision(header.revision())));
         }
@@ -96,9 +107,11 @@ impl Store for Etcd {
     }
 
     async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {
-        let start = i64::try_from(after).unwrap_or(i64::MAX).saturating_add(1);
+        // From that commit on, not from the one after it, and it is passed over: etcd refuses this if anything later is
+        // compacted, and only then. Of the very revision that it has compacted up to, it may have forgotten deletions.
+        let start = i64::try_from(after.max(1)).unwrap_or(i64::MAX);
         let options = WatchOptions::new().with_prefix().with_start_revision(start).with_prev_key().with_progress_notify();
-        let mut client = self.client.watch_client();
+        let mut client = self.client.watch_client().max_decoding_message_size(usize::MAX);
         let mut watch = Self::within("watch", client.watch(prefix, Some(options))).await?;
         // etcd says in its first answers whether the history is still there.
         let first = Self::within("watch", watch.message()).await?;
@@ -131,8 +144,11 @@ impl Store for Etcd {
         if wanted > newest {
             return Err(StoreError::Revision { asked: wanted, reason: format!("the newest is {newest}") });
         }
+        if wanted == 0 {
+            return Ok(());
+        }
         let asked = i64::try_from(wanted).unwrap_or(i64::MAX);
-        match Self::within("compact", self.client.kv_client().compact(asked, None)).await {
+        match Self::within("compact", self.kv().compact(asked, None)).await {
             // Compacted to there or further already.
             Err(StoreError::Engine { reason, .. }) if reason.contains("has been compacted") => Ok(()),
             other => other.map(drop),
@@ -143,7 +159,7 @@ impl Store for Etcd {
 /// Takes the commits out of an answer of etcd's: its events, grouped by revision.
 fn take(answer: &etcd_client::WatchResponse, after: Revision, ready: &mut VecDeque<WatchEvent>) -> Result<(), WatchError> {
     if answer.compact_revision() > 0 {
-        return Err(WatchError::Compacted { asked: after, oldest: revision(answer.compact_revision()).saturating_sub(1) });
+        return Err(WatchError::Compacted { asked: after, oldest: revision(answer.compact_revision()) });
     }
     if answer.canceled() {
         return Err(StoreError::Engine { operation: "watch", reason: answer.cancel_reason().to_owned() }.into());
@@ -151,6 +167,9 @@ fn take(answer: &etcd_client::WatchResponse, after: Revision, ready: &mut VecDeq
     for event in answer.events() {
         let Some(kv) = event.kv() else { continue };
         let at = revision(kv.mod_revision());
+        if at <= after {
+            continue;
+        }
         let previous = event.prev_kv().map(entry);
         let change = match event.event_type() {
             EventType::Put => Change::Put { entry: entry(kv), previous },
@@ -163,7 +182,9 @@ fn take(answer: &etcd_client::WatchResponse, after: Revision, ready: &mut VecDeq
     }
     if answer.events().is_empty() && !answer.created() {
         let at = answer.header().map_or(0, |header| revision(header.revision()));
-        ready.push_back(WatchEvent { revision: at, changes: Vec::new() });
+        if at > after {
+            ready.push_back(WatchEvent { revision: at, changes: Vec::new() });
+        }
     }
     Ok(())
 }
@@ -172,6 +193,8 @@ fn compare(write: &Write) -> Option<Compare> {
     let expected = match write.expect {
         Expect::Any => return None,
         Expect::Absent => 0,
+        // No key was written at revision 0, which to etcd means that it is absent.
+        Expect::At(0) => i64::MAX,
         Expect::At(revision) => i64::try_from(revision).unwrap_or(i64::MAX),
     };
     Some(Compare::mod_revision(&write.key[..], CompareOp::Equal, expected))

@@ -9,11 +9,15 @@
 
 pub mod embedded;
 pub mod etcd;
+mod limits;
+
+pub use limits::{MAX_COMMIT_BYTES, MAX_KEY_BYTES, MAX_WRITES};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-/// A point in the history of a store. Revision 0 is the empty store; the first commit makes revision 1 or more.
+/// A point in the history of a store, which only ever grows. A watch from revision 0 gets every commit since the first,
+/// if none is compacted. An empty store is at revision 0 (embedded) or 1 (etcd, whose first commit makes revision 2).
 pub type Revision = u64;
 
 /// A key with its value, and the commits that made and last changed it.
@@ -147,6 +151,21 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// A commit that no store takes; nothing was changed. The bounds are [`MAX_WRITES`], [`MAX_KEY_BYTES`] and
+    /// [`MAX_COMMIT_BYTES`].
+    #[error("the commit is not possible: {reason}")]
+    Invalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The engine does not take the operation, though there is nothing wrong with it; nothing was changed.
+    #[error("the store refuses to {operation}: {reason}")]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// What the engine said.
+        reason: String,
+    },
     /// An operation failed. Its outcome, if it was a commit, is unknown.
     #[error("the store failed to {operation}: {reason}")]
     Engine {
@@ -179,11 +198,11 @@ pub trait Store: Send + Sync + 'static {
     /// The keys from `start` (included) to `end` (excluded) in order, at most `limit` of them (0: all), as they are now.
     async fn range(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Range, StoreError>;
 
-    /// Makes all writes as one commit, or none. Returns after the commit is on disk.
-    /// A key may stand in only one of the writes.
+    /// Makes all writes as one commit, or none. Returns its revision after it is on disk. A key may stand in only one of
+    /// the writes. A commit that changes nothing (deletions of absent keys) makes no revision and returns the newest.
     async fn commit(&self, writes: Vec<Write>) -> Result<Revision, CommitError>;
 
-    /// Every commit after revision `after` that touches a key with this prefix.
+    /// Every commit after revision `after` that touches a key with this prefix. `after` may be in the future.
     async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError>;
 
     /// Drops the history up to `revision`: watches that want to start before it are refused from then on.
