@@ -1,5 +1,7 @@
 //! What a store promises, asked of both engines through the same tests, and what only the embedded one promises.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod common;
 
 use basalt_store::{

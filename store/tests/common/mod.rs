@@ -18,13 +18,13 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Fixture {
     pub store: Arc<dyn Store>,
     _etcd: Option<EtcdProcess>,
-    pub dir: TempDir,
+    _dir: TempDir,
 }
 
 pub async fn embedded() -> Option<Fixture> {
     let dir = tempfile::tempdir().unwrap();
     let store = Embedded::open(&dir.path().join("store"), Default::default()).unwrap();
-    Some(Fixture { store, _etcd: None, dir })
+    Some(Fixture { store, _etcd: None, _dir: dir })
 }
 
 /// Nothing only if the environment says that there is no etcd here; without it, a missing etcd fails the test.
@@ -36,7 +36,7 @@ pub async fn etcd() -> Option<Fixture> {
     let dir = tempfile::tempdir().unwrap();
     let process = EtcdProcess::start(&dir);
     let store = Etcd::connect(std::slice::from_ref(&process.endpoint)).await.unwrap();
-    Some(Fixture { store, _etcd: Some(process), dir })
+    Some(Fixture { store, _etcd: Some(process), _dir: dir })
 }
 
 struct EtcdProcess {
