@@ -63,10 +63,12 @@ fn keys(range: &Range) -> Vec<&str> {
 }
 
 fn changed(event: &WatchEvent) -> Vec<&[u8]> {
-    let key = |change| match change {
-        &Change::Put { ref entry, .. } => &entry.key[..],
-        Change::Delete { key, .. } => key,
-    };
+    fn key(change: &Change) -> &[u8] {
+        match change {
+            Change::Put { entry, .. } => &entry.key,
+            Change::Delete { key, .. } => key,
+        }
+    }
     event.changes.iter().map(key).collect()
 }
 
@@ -182,7 +184,7 @@ async fn a_range_is_ordered_bounded_and_limited(store: Arc<dyn Store>) {
 async fn a_large_range_comes_whole(store: Arc<dyn Store>) {
     let value = vec![b'x'; 100 << 10];
     let commits = (0..64).map(|i| store.commit(vec![put(format!("large/{i:03}"), Expect::Absent, &value)]));
-    join_all(commits).await.into_iter().for_each(|outcome| drop(outcome.unwrap()));
+    assert!(join_all(commits).await.iter().all(Result::is_ok));
     let all = store.range(b"large/", b"large0", 0).await.unwrap();
     assert_eq!((all.entries.len(), all.more), (64, false));
     assert!(all.entries.iter().all(|entry| entry.value == value));
