@@ -49,3 +49,13 @@ pub fn wants_aggregated_discovery(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     accept.split(',').any(|range| range.contains("as=APIGroupDiscoveryList") && range.contains("v=v2") && !range.contains("v2beta1"))
 }
+
+/// Version 2 of OpenAPI is wanted in protobuf: the old name of the media type has an `@`.
+pub fn wants_openapi_protobuf(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let first = accept.split(',').next().unwrap_or_default().trim();
+    matches!(
+        first,
+        "application/com.github.proto-openapi.spec.v2@v1.0+protobuf" | "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+    )
+}

@@ -18,7 +18,7 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    http::{HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use basalt_store::{Store, StoreError};
@@ -117,7 +117,7 @@ async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Status> {
         "/livez" | "/healthz" => return Ok("ok".into_response()),
         "/readyz" if api.shutdown.is_cancelled() => return Err(Status::new(Reason::ServiceUnavailable, "shutting down")),
         "/readyz" => return api.storage.catch_up().await.map(|_| "ok".into_response()),
-        "/version" => return Ok(document(&discovery::version())),
+        "/version" => return Ok(document(&discovery::version(), request.headers())),
         _ => {}
     }
     let identity = request.extensions().get::<Identity>().cloned();
@@ -128,7 +128,7 @@ async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Status> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return Err(Status::new(Reason::MethodNotAllowed, format!("{path} knows only GET")));
         }
-        return Ok(document(&found));
+        return Ok(document(&found, request.headers()));
     }
     let Some(target) = Target::parse(&api.registry, &path)? else {
         return Err(Status::new(Reason::NotFound, "the server could not find the requested resource"));
@@ -157,7 +157,12 @@ fn describe(api: &Api, request: &Request, path: &str) -> Option<Value> {
     }
 }
 
-fn document(value: &Value) -> Response {
+fn document(value: &Value, headers: &HeaderMap) -> Response {
+    if value.get("swagger").is_some() && negotiate::wants_openapi_protobuf(headers) {
+        let mut response = Response::new(Body::from(openapi::protobuf::encode(value)));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(openapi::protobuf::MEDIA_TYPE));
+        return response;
+    }
     let aggregated = value["kind"] == "APIGroupDiscoveryList";
     let mut response = json(StatusCode::OK, value.to_string());
     if aggregated {

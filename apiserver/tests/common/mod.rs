@@ -52,6 +52,16 @@ impl Server {
         kube::Client::new(self.router.clone(), "default")
     }
 
+    /// Writes the condition Ready into a VM's status, as its controller does.
+    pub async fn set_ready(&self, name: &str) {
+        let vms: kube::Api<basalt_api::VirtualMachine> = kube::Api::default_namespaced(self.client());
+        let ready = serde_json::json!({
+            "type": "Ready", "status": "True", "reason": "Tested", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
+        });
+        let patch = kube::api::Patch::Merge(serde_json::json!({ "status": { "conditions": [ready] } }));
+        vms.patch_status(name, &Default::default(), &patch).await.unwrap();
+    }
+
     fn kubeconfig(&self) -> std::path::PathBuf {
         let path = self.dir.path().join("kubeconfig");
         let text = format!(

@@ -1,7 +1,10 @@
 //! OpenAPI: the schemas of all kinds, and as much of the paths as clients read.
 //!
 //! kubectl looks in version 3 for a kind's `patch` operation, to see that the server validates fields itself and can dry-run,
-//! and for the path of a resource, to explain it. Version 2 is kept for clients that know no other.
+//! and for the path of a resource, to explain it. Version 2 is for clients that know no other, such as Debian 12's kubectl.
+
+pub mod protobuf;
+mod swagger;
 
 use crate::{
     metadata::object_meta_schema,
@@ -62,7 +65,7 @@ pub fn v2_document(registry: &Registry) -> Value {
     definitions.insert(LIST_META.into(), list_meta());
     for def in registry.iter() {
         let reference = |name: &str| json!({ "$ref": format!("#/definitions/{name}") });
-        definitions.insert(name(def), object(def, &reference(META)));
+        definitions.insert(name(def), swagger::lower(&object(def, &reference(META))));
         definitions.insert(format!("{}List", name(def)), list(def, &reference(&name(def)), &reference(LIST_META)));
         for (path, operations) in paths_of(def, &reference, false) {
             paths.insert(path, operations);
