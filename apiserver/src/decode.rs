@@ -30,13 +30,24 @@ pub fn object(body: &[u8], content_type: Option<&str>) -> Result<Value, Status> 
 
 fn json(text: &str) -> Result<Node, Status> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let node = Depth(MAX_DEPTH).deserialize(&mut deserializer);
+    let node = Place::ROOT.deserialize(&mut deserializer);
     let node = node.and_then(|node| deserializer.end().map(|()| node));
     node.map_err(|e| Status::new(Reason::BadRequest, format!("the body is not usable JSON: {e}")))
 }
 
 fn yaml(text: &str) -> Result<Node, Status> {
-    serde_saphyr::from_str(text).map_err(|e| Status::new(Reason::BadRequest, format!("the body is not usable YAML: {e}")))
+    // YAML 1.2, where `no` and `0777` are texts. Duplicates are left to `Place`, which names them by their path.
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::PassThrough,
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|e| {
+        let said = e.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
+        Status::new(Reason::BadRequest, format!("the body is not usable YAML: {said}"))
+    })
 }
 
 /// A JSON value without duplicate keys and without endless nesting.
@@ -44,15 +55,53 @@ struct Node(Value);
 
 impl<'de> Deserialize<'de> for Node {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Depth(MAX_DEPTH).deserialize(deserializer)
+        Place::ROOT.deserialize(deserializer)
     }
 }
 
-/// How much deeper the value may go.
+/// Where a value is: the last step that led to it, and the place before that step.
 #[derive(Clone, Copy)]
-struct Depth(usize);
+struct Place<'a> {
+    step: Step<'a>,
+    above: Option<&'a Place<'a>>,
+    depth: usize,
+}
 
-impl<'de> DeserializeSeed<'de> for Depth {
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Root,
+    Field(&'a str),
+    Item(usize),
+}
+
+impl Place<'_> {
+    const ROOT: Place<'static> = Place { step: Step::Root, above: None, depth: 0 };
+
+    fn check_depth<E: Error>(&self) -> Result<(), E> {
+        if self.depth < MAX_DEPTH { Ok(()) } else { Err(E::custom(format!("nested more than {MAX_DEPTH} levels deep"))) }
+    }
+
+    fn below<'b>(&'b self, step: Step<'b>) -> Place<'b> {
+        Place { step, above: Some(self), depth: self.depth + 1 }
+    }
+}
+
+/// As `spec.disks[1].name`.
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(above) = self.above {
+            above.fmt(f)?;
+        }
+        match self.step {
+            Step::Root => Ok(()),
+            Step::Field(name) if self.above.is_some_and(|above| matches!(above.step, Step::Root)) => f.write_str(name),
+            Step::Field(name) => write!(f, ".{name}"),
+            Step::Item(index) => write!(f, "[{index}]"),
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Place<'_> {
     type Value = Node;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
@@ -60,13 +109,7 @@ impl<'de> DeserializeSeed<'de> for Depth {
     }
 }
 
-impl Depth {
-    fn deeper<E: Error>(self) -> Result<Self, E> {
-        self.0.checked_sub(1).map(Self).ok_or_else(|| E::custom(format!("nested more than {MAX_DEPTH} levels deep")))
-    }
-}
-
-impl<'de> Visitor<'de> for Depth {
+impl<'de> Visitor<'de> for Place<'_> {
     type Value = Node;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -110,22 +153,23 @@ impl<'de> Visitor<'de> for Depth {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Node, A::Error> {
-        let deeper = self.deeper()?;
+        self.check_depth()?;
         let mut items = Vec::new();
-        while let Some(Node(item)) = list.next_element_seed(deeper)? {
+        while let Some(Node(item)) = list.next_element_seed(self.below(Step::Item(items.len())))? {
             items.push(item);
         }
         Ok(Node(items.into()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
-        let deeper = self.deeper()?;
+        self.check_depth()?;
         let mut fields = Map::new();
         while let Some(key) = map.next_key::<String>()? {
-            let Node(value) = map.next_value_seed(deeper)?;
+            let place = self.below(Step::Field(&key));
             if fields.contains_key(&key) {
-                return Err(A::Error::custom(format!("duplicate field {key:?}")));
+                return Err(A::Error::custom(format!("duplicate field \"{place}\"")));
             }
+            let Node(value) = map.next_value_seed(place)?;
             fields.insert(key, value);
         }
         Ok(Node(fields.into()))
@@ -152,6 +196,10 @@ mod tests {
     fn invalid_utf8_duplicate_fields_and_endless_nesting_are_refused() {
         assert!(message(b"{\"a\": \"\xff\"}", "application/json").contains("offset 7"));
         assert!(message(b"{\"a\": 1, \"a\": 2}", "application/json").contains("duplicate field \"a\""));
+        let json = message(br#"{"spec":{"disks":[{},{"name":1,"name":2}]}}"#, "application/json");
+        assert!(json.contains("duplicate field \"spec.disks[1].name\" at line 1 column"), "{json}");
+        let yaml = message(b"spec:\n  disks:\n  - {}\n  - name: a\n    name: b\n", "application/yaml");
+        assert!(yaml.contains("duplicate field \"spec.disks[1].name\"") && yaml.contains("line 4"), "{yaml}");
         assert!(message("[".repeat(100_000).as_bytes(), "application/json").contains("64 levels"));
         assert!(message("[".repeat(100_000).as_bytes(), "application/yaml").len() < 4096);
         assert!(message(b"a: 1\n---\nb: 2\n", "application/yaml").contains("document"));
@@ -163,6 +211,27 @@ mod tests {
         let json = object(br#"{"a": [1, -2, 1.5, true, null, "no"]}"#, None).unwrap();
         let yaml = object(b"a: [1, -2, 1.5, true, null, \"no\"]", Some("application/yaml")).unwrap();
         assert_eq!(json, yaml);
+    }
+
+    #[test]
+    fn yaml_is_read_as_version_1_2_says() {
+        let yaml = |text: &str| object(text.as_bytes(), Some("application/yaml")).unwrap();
+        assert_eq!(yaml("a: [yes, no, on, y]\nb: [true, False]"), serde_json::json!({"a": ["yes", "no", "on", "y"], "b": [true, false]}));
+        assert_eq!(yaml("a: [0777, 08, 1_000, 0x10]"), serde_json::json!({"a": ["0777", "08", "1_000", 16]}));
+        assert_eq!(yaml("a: &a {x: 1}\nb: {<<: *a, y: 2}"), serde_json::json!({"a": {"x": 1}, "b": {"x": 1, "y": 2}}));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_a_line() {
+        let bomb = (1..9).fold("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned(), |text, i| {
+            text + &format!("a{i}: &a{i} [{}]\n", vec![format!("*a{}", i - 1); 10].join(","))
+        });
+        let deep: String = (0..100).map(|i| format!("{}a:\n", " ".repeat(i))).collect();
+        for wrong in ["a: .inf", "a: *nope", "? [a, b]\n: c", "a:\n\tb: 1", "a: &a [*a]", "a: 1\n---\nb: 2\n", bomb.as_str(), deep.as_str()]
+        {
+            let said = message(wrong.as_bytes(), "application/yaml");
+            assert!(said.lines().count() == 1 && said.contains("line"), "{wrong}: {said}");
+        }
     }
 
     proptest! {
