@@ -44,6 +44,7 @@ struct Node {
     nullable: bool,
     int_or_string: bool,
     preserve_unknown: bool,
+    embedded: bool,
     properties: BTreeMap<String, Node>,
     additional: Option<Box<Node>>,
     items: Option<Box<Node>>,
@@ -76,7 +77,7 @@ impl Schema {
         defaults::apply(&self.root, object);
     }
 
-    /// Takes out what the schema does not know, and nulls where none are allowed; tells the unknown.
+    /// Takes out what the schema does not know, and nulls where none are allowed; tells the unknown. Comes before the defaults.
     pub fn prune(&self, object: &mut Value) -> Vec<UnknownField> {
         prune::prune(&self.root, object)
     }
@@ -107,6 +108,10 @@ impl Node {
                 _ => Ok(None),
             }
         };
+        let type_ = text("type");
+        if !matches!(type_.as_str(), "" | "object" | "array" | "string" | "boolean" | "integer" | "number") {
+            return Err(error(format!("there is no type {type_:?}")));
+        }
         let mut properties = BTreeMap::new();
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let dot = if path.is_empty() { "" } else { "." };
@@ -123,10 +128,11 @@ impl Node {
             _ => ListType::Atomic,
         };
         Ok(Self {
-            type_: text("type"),
+            type_,
             nullable: flag("nullable"),
             int_or_string: flag("x-kubernetes-int-or-string"),
             preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
+            embedded: flag("x-kubernetes-embedded-resource"),
             properties,
             additional: child("additionalProperties", ".*")?,
             items: child("items", "[*]")?,
@@ -155,7 +161,10 @@ impl Node {
     }
 }
 
-/// `a` and `b` as `a.b`; a name with dots or slashes in brackets.
+/// `a` and `b` as `a.b`.
 fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,5 @@
-//! Pruning: fields that the schema does not know are taken out and told, nulls where none are allowed are taken out.
+//! Pruning: fields that the schema does not know are taken out and told, nulls where none are allowed are taken out, and
+//! whole numbers that are written with a point lose it: JSON Schema takes `2.0` for an integer, readers of the object do not.
 
 use super::{Node, join};
 use serde_json::Value;
@@ -40,15 +41,19 @@ fn walk(node: &Node, value: &mut Value, path: &str, unknown: &mut Vec<UnknownFie
     match value {
         Value::Object(fields) => {
             // A schema that says nothing of fields (a plain object, an atomic blob) knows none, as in Kubernetes.
-            let known =
-                |name: &str| node.field(name).is_some() || node.preserve_unknown || (node.type_.is_empty() && node.properties.is_empty());
+            let known = |name: &str| {
+                node.field(name).is_some()
+                    || node.preserve_unknown
+                    || (node.type_.is_empty() && node.properties.is_empty())
+                    || (node.embedded && ["apiVersion", "kind", "metadata"].contains(&name))
+            };
             fields.retain(|name, field| {
                 if !known(name) {
                     unknown.push(UnknownField { path: join(path, name), suggestion: suggest(node, name) });
                     return false;
                 }
-                // A null stands for nothing: the default, or the absence, of the field.
-                !field.is_null() || node.field(name).is_none_or(|property| property.nullable)
+                // A null stands for nothing: the absence of the field, or its default, which is put in later.
+                !field.is_null() || node.field(name).is_none_or(|property| property.nullable || property.default.is_some())
             });
             for (name, field) in fields.iter_mut() {
                 if let Some(property) = node.field(name) {
@@ -61,6 +66,12 @@ fn walk(node: &Node, value: &mut Value, path: &str, unknown: &mut Vec<UnknownFie
                 for (index, value) in items.iter_mut().enumerate() {
                     walk(item, value, &format!("{path}[{index}]"), unknown);
                 }
+            }
+        }
+        Value::Number(number) if node.type_ == "integer" && number.is_f64() => {
+            // Beyond 2^53 a float does not say which integer it is, and validation refuses what is no integer.
+            if let Some(whole) = number.as_f64().filter(|n| n.fract() == 0.0 && n.abs() <= 9_007_199_254_740_992.0) {
+                *value = (whole as i64).into();
             }
         }
         _ => {}

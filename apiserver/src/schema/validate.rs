@@ -77,7 +77,7 @@ impl Check {
             self.invalid(path, value, format!("should match '{pattern}'"));
         }
         let as_format = match node.format.as_str() {
-            "date-time" => text.parse::<jiff::Timestamp>().is_ok(),
+            "date-time" => is_rfc3339(text),
             "date" => text.parse::<jiff::civil::Date>().is_ok(),
             "uuid" => uuid::Uuid::try_parse(text).is_ok(),
             "byte" => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).is_ok(),
@@ -86,7 +86,9 @@ impl Check {
             _ => true,
         };
         if !as_format {
-            self.invalid(path, value, format!("must be of type {}: {}", node.format, short(value)));
+            let shown = short(value);
+            let message = format!("Invalid value: {shown}: {path} in body must be of type {}: {shown}", node.format);
+            self.cause(CauseReason::FieldValueTypeInvalid, path, message);
         }
     }
 
@@ -206,6 +208,16 @@ fn has_type(node: &Node, value: &Value) -> bool {
         "integer" => value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|n| n.fract() == 0.0),
         _ => true,
     }
+}
+
+/// A time as all clients read it: jiff alone would take a space for the `T`, leave out the seconds, or add a zone in brackets.
+fn is_rfc3339(text: &str) -> bool {
+    let seconds = text.as_bytes().get(..19);
+    let shape = b"0000-00-00T00:00:00";
+    let alike = |(byte, like): (&u8, &u8)| if *like == b'0' { byte.is_ascii_digit() } else { byte == like };
+    seconds.is_some_and(|seconds| seconds.iter().zip(shape).all(alike))
+        && (text.ends_with('Z') || text.get(text.len().saturating_sub(6)..).is_some_and(|zone| zone.starts_with(['+', '-'])))
+        && text.parse::<jiff::Timestamp>().is_ok()
 }
 
 fn type_of(value: &Value) -> &'static str {
