@@ -123,7 +123,20 @@ fn groups(registry: &Registry) -> BTreeMap<String, Vec<String>> {
             versions.push(def.version.clone());
         }
     }
+    groups.values_mut().for_each(|versions| versions.sort_by_key(|version| std::cmp::Reverse(priority(version))));
     groups
+}
+
+/// Stable versions before betas before alphas, and the newest of each first: clients take the first for the preferred one.
+fn priority(version: &str) -> (u8, u32, u32) {
+    let number = |text: &str| text.parse::<u32>().unwrap_or(0);
+    let rest = version.strip_prefix('v').unwrap_or_default();
+    match (rest.split_once("beta"), rest.split_once("alpha")) {
+        (Some((major, minor)), _) => (2, number(major), number(minor)),
+        (_, Some((major, minor))) => (1, number(major), number(minor)),
+        _ if number(rest) > 0 => (3, number(rest), 0),
+        _ => (0, 0, 0),
+    }
 }
 
 fn core_group(registry: &Registry, core: bool) -> Option<(String, Vec<String>)> {
@@ -133,4 +146,22 @@ fn core_group(registry: &Registry, core: bool) -> Option<(String, Vec<String>)> 
 fn group_entry(name: &str, versions: &[String]) -> Value {
     let versions: Vec<Value> = versions.iter().map(|v| json!({ "groupVersion": format!("{name}/{v}"), "version": v })).collect();
     json!({ "name": name, "versions": versions, "preferredVersion": versions.first() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_preferred_version_is_the_newest_stable_one() {
+        let mut registry = Registry::builtin();
+        let lease = registry.get("coordination.k8s.io", "v1", "leases").cloned().unwrap();
+        for version in ["v1alpha1", "v10", "v2", "v2beta1", "v2alpha3"] {
+            registry.add(ResourceDef { version: version.into(), ..(*lease).clone() });
+        }
+        let group = group(&registry, "coordination.k8s.io").unwrap();
+        let versions: Vec<_> = group["versions"].as_array().unwrap().iter().map(|v| v["version"].as_str().unwrap()).collect();
+        assert_eq!(versions, ["v10", "v2", "v1", "v2beta1", "v2alpha3", "v1alpha1"]);
+        assert_eq!(group["preferredVersion"]["version"], "v10");
+    }
 }
