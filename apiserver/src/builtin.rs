@@ -38,7 +38,7 @@ pub fn definitions() -> Vec<ResourceDef> {
         schema: Arc::new(schema),
         selectable_fields: Vec::new(),
     };
-    let namespace = def(
+    let mut namespace = def(
         "",
         "Namespace",
         "namespaces",
@@ -48,6 +48,7 @@ pub fn definitions() -> Vec<ResourceDef> {
         vec![column("Status", ".status.phase", "string", "Active or Terminating"), age.clone()],
         schema_of::<Namespace>("A Namespace holds objects apart from those of other namespaces."),
     );
+    namespace.selectable_fields = vec!["status.phase".to_owned()];
     let mut event = def(
         "",
         "Event",
@@ -59,10 +60,9 @@ pub fn definitions() -> Vec<ResourceDef> {
             column("Last Seen", ".lastTimestamp", "date", "Time since it last happened"),
             column("Type", ".type", "string", "Normal or Warning"),
             column("Reason", ".reason", "string", "What happened, in a word"),
-            column("Kind", ".involvedObject.kind", "string", "Kind of the object that it happened to"),
             column("Object", ".involvedObject.name", "string", "The object that it happened to"),
-            column("Count", ".count", "integer", "How often it happened"),
             column("Message", ".message", "string", "What happened"),
+            Column { priority: 1, ..column("Count", ".count", "integer", "How often it happened") },
         ],
         schema_of::<Event>("An Event says what happened to an object."),
     );

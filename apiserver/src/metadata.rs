@@ -147,7 +147,7 @@ fn dns_label(text: &str) -> bool {
 /// What is wrong with a DNS-1123 label.
 pub fn label(text: &str) -> Option<String> {
     if text.len() > 63 {
-        return Some("must be no more than 63 characters".into());
+        return Some("must be no more than 63 bytes".into());
     }
     (!dns_label(text)).then(|| {
         "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc')".into()
@@ -157,7 +157,7 @@ pub fn label(text: &str) -> Option<String> {
 /// What is wrong with a DNS-1123 subdomain.
 pub fn subdomain(text: &str) -> Option<String> {
     if text.len() > 253 {
-        return Some("must be no more than 253 characters".into());
+        return Some("must be no more than 253 bytes".into());
     }
     (!text.split('.').all(dns_label)).then(|| {
         "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com')".into()
