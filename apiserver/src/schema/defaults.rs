@@ -7,10 +7,10 @@ pub(super) fn apply(node: &Node, value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, property) in &node.properties {
-                if let Some(default) = &property.default {
-                    if !fields.contains_key(name) {
-                        fields.insert(name.clone(), default.clone());
-                    }
+                if let Some(default) = &property.default
+                    && !fields.contains_key(name)
+                {
+                    fields.insert(name.clone(), default.clone());
                 }
             }
             for (name, field) in fields.iter_mut() {

@@ -1,5 +1,6 @@
 //! An API server on the embedded store, served over plain HTTP on loopback to an administrator.
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails here fails the test")]
 
 use axum::{Router, extract::Request, middleware::Next};
 use basalt_apiserver::{ApiServer, Identity, Options, Registry};
