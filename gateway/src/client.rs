@@ -1,15 +1,15 @@
 //! A `kube::Client` whose transport is the gateway's own router: controllers and the hub go through the same door as people.
 
-use axum::{Router, body::Body, http::Request};
+use axum::{Router, http::Request};
 use basalt_apiserver::Identity;
-use tower::ServiceExt;
+use tower::Service;
 
 /// A client that acts as `identity`.
 pub fn in_process(router: Router, identity: Identity) -> kube::Client {
-    let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-        let mut request = request.map(Body::new);
+    let service = tower::service_fn(move |mut request: Request<kube::client::Body>| {
         request.extensions_mut().insert(identity.clone());
-        router.clone().oneshot(request)
+        // A router is always ready.
+        router.clone().call(request)
     });
     kube::Client::new(service, "default")
 }

@@ -17,10 +17,14 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, sync::Arc, time::Duration, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinSet;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// How long the parts may take to end.
-const END_DEADLINE: Duration = Duration::from_secs(8);
+const END_DEADLINE: Duration = Duration::from_secs(7);
+/// How long those who work in the background may keep the store after the parts have ended, and how often that is looked at.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+const CLOSE_POLL: Duration = Duration::from_millis(2);
 
 /// The gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -36,10 +40,10 @@ pub enum GatewayError {
     Registry(#[from] basalt_apiserver::registry::RegistryError),
     #[error(transparent)]
     Listen(#[from] https::ListenError),
-    #[error("cannot start the hub: {0}")]
-    Hub(#[from] tonic::transport::Error),
     #[error("cannot read the namespace {SYSTEM_NAMESPACE}: {0}")]
     System(#[from] Box<kube::Error>),
+    #[error("a part of the gateway failed: {0}")]
+    Part(tokio::task::JoinError),
     #[error("cannot encode {what}: {reason}")]
     Encode { what: &'static str, reason: String },
 }
@@ -52,6 +56,10 @@ pub struct Ready {
     pub api: SocketAddr,
     /// Address of the hub.
     pub hub: SocketAddr,
+    /// The API, as clients reach it.
+    pub api_url: String,
+    /// The hub, as agents reach it.
+    pub hub_url: String,
     /// The process.
     pub pid: u32,
     /// Its version.
@@ -66,7 +74,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     let now = Timestamp::now();
     let pki = Arc::new(pki::Pki::open(&config.data_dir, now)?);
     let server = pki.server(&config.advertise, now)?;
-    let token = hub::token(&config.join_token_file)?;
+    let token = hub::JoinToken::new(&pki::join_token(&config.join_token_file)?);
     let listener = https::bind(config.listen).await?;
     let hub_listener = https::bind(config.hub_listen).await?;
     let local = |listener: &tokio::net::TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
@@ -81,53 +89,97 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         StoreKind::Etcd => Etcd::connect(&config.etcd_endpoints).await?,
     };
 
+    let place = config.data_dir.join("gateway.json");
+    // What a gateway that was killed has left says nothing of this one.
+    pki::remove(&place)?;
+
     let tunnels = Arc::new(hub::tunnel::Tunnels::default());
     let mut registry = Registry::builtin();
     for crd in basalt_api::crds() {
         registry.add_crd(&crd)?;
     }
-    registry.add_subresource(basalt_api::GROUP, "virtualmachines", "log", Arc::new(hub::console::ConsoleLog::new(tunnels.clone())));
+    registry.add_subresource(basalt_api::GROUP, "virtualmachines", "log", Arc::new(hub::console::ConsoleLog { tunnels: tunnels.clone() }));
     let options = basalt_apiserver::Options { namespaces: vec![SYSTEM_NAMESPACE.into()], shutdown: shutdown.clone() };
-    let api = ApiServer::start(store, registry, options).await?;
+    let api = ApiServer::start(store.clone(), registry, options).await?;
 
     let controllers = client::in_process(api.router(), client::part("controllers"));
-    let settings = basalt_controllers::Settings { host_grace: Duration::from_secs(config.host_grace_seconds), ..Default::default() };
+    let host_grace = Duration::from_secs(config.host_grace_seconds);
+    let settings = basalt_controllers::Settings { host_grace, ..Default::default() };
     let agents = client::in_process(api.router(), client::part("hub"));
     let cluster_uid = cluster_uid(&agents).await?;
 
     let admin = pki.admin(now)?;
-    let url =
-        format!("https://{}", kubeconfig::host_port(config.advertise.first().map_or("127.0.0.1", String::as_str), api_address.port()));
-    let file = kubeconfig::admin(&url, &pki.ca, &admin)?;
+    let name = config.advertise.first().map_or("127.0.0.1", String::as_str);
+    let url = |address: SocketAddr| format!("https://{}", kubeconfig::host_port(name, address.port()));
+    let here = Ready {
+        api: api_address,
+        hub: hub_address,
+        api_url: url(api_address),
+        hub_url: url(hub_address),
+        pid: std::process::id(),
+        version: basalt_daemon::version::VERSION.into(),
+        cluster_uid: cluster_uid.clone(),
+    };
+    let file = kubeconfig::admin(&here.api_url, &pki.ca, &admin)?;
     pki::write(&config.data_dir.join("admin.kubeconfig"), file.as_bytes(), 0o600)?;
 
-    let tls = https::tls(&pki.ca, &server)?;
-    let hub = hub::Hub::start(agents, pki.clone(), token, cluster_uid.clone(), config.heartbeat_seconds, tunnels, shutdown.clone()).await;
-    let parts = async {
-        tokio::join!(
-            https::serve(listener, tls, api.router(), shutdown.clone()),
-            basalt_controllers::run(controllers, settings, shutdown.clone()),
-            hub::serve(hub, hub_listener, &pki.ca, &server, shutdown.clone()),
-        )
-        .2
-    };
-    let here =
-        Ready { api: api_address, hub: hub_address, pid: std::process::id(), version: basalt_daemon::version::VERSION.into(), cluster_uid };
+    let api_tls = https::tls(&pki.ca, &server, https::API_PROTOCOLS)?;
+    let hub_tls = https::tls(&pki.ca, &server, https::HUB_PROTOCOLS)?;
+    let heartbeat = Duration::from_secs(config.heartbeat_seconds.into());
+    let parts = hub::Parts { client: agents, pki, token, cluster_uid, heartbeat, lease: host_grace, tunnels };
+    let hub = hub::Hub::new(parts, shutdown.clone());
+    let mirror = hub.clone();
+    // The hub writes what hosts report until the listeners have let them go, and ends with this.
+    let mirror = AbortOnDropHandle::new(tokio::spawn(async move { mirror.run().await }));
+    shutdown.run_until_cancelled(hub.ready()).await;
+    let mut parts = JoinSet::new();
+    parts.spawn(https::serve("api", listener, api_tls, api.router(), shutdown.clone()));
+    parts.spawn(https::serve("hub", hub_listener, hub_tls, hub.service(), shutdown.clone()));
+    parts.spawn(basalt_controllers::run(controllers, settings, shutdown.clone()));
     let text = serde_json::to_vec_pretty(&here).map_err(|e| GatewayError::Encode { what: "gateway.json", reason: e.to_string() })?;
-    pki::write(&config.data_dir.join("gateway.json"), &text, 0o644)?;
-    tracing::info!(api = %here.api, hub = %here.hub, version = here.version, "gateway ready after {} ms", begin.elapsed().as_millis());
+    pki::write(&place, &text, 0o644)?;
+    tracing::info!(
+        api = here.api_url,
+        hub = here.hub_url,
+        version = here.version,
+        "gateway ready after {} ms",
+        begin.elapsed().as_millis()
+    );
     ready(&here);
 
-    tokio::pin!(parts);
-    tokio::select! {
-        ended = &mut parts => ended?,
-        () = shutdown.cancelled() => match tokio::time::timeout(END_DEADLINE, &mut parts).await {
-            Ok(ended) => ended?,
-            Err(_) => tracing::warn!("some parts had not ended after {} s", END_DEADLINE.as_secs()),
-        },
+    let ended = tokio::select! {
+        // None ends before the shutdown but by a fault.
+        ended = parts.join_next() => ended,
+        () = shutdown.cancelled() => None,
+    };
+    shutdown.cancel();
+    pki::remove(&place)?;
+    let rest = async { while parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(END_DEADLINE, rest).await.is_err() {
+        tracing::warn!("some parts had not ended after {} s", END_DEADLINE.as_secs());
+    }
+    parts.shutdown().await;
+    drop((mirror, hub, api, parts));
+    close(store).await;
+    if let Some(Err(error)) = ended {
+        return Err(GatewayError::Part(error));
     }
     tracing::info!("gateway ended");
     Ok(())
+}
+
+/// Waits until nobody has the store any more, and closes it: who opens it next must find it free.
+async fn close(store: Arc<dyn Store>) {
+    let alone = async {
+        while Arc::strong_count(&store) > 1 {
+            tokio::time::sleep(CLOSE_POLL).await;
+        }
+    };
+    if tokio::time::timeout(CLOSE_DEADLINE, alone).await.is_err() {
+        tracing::warn!("the store is still in use after {} s; it is closed when the process ends", CLOSE_DEADLINE.as_secs());
+    }
+    // Its end waits for its writer: not for the runtime's threads.
+    let _ = tokio::task::spawn_blocking(move || drop(store)).await;
 }
 
 /// What identifies the control plane for the life of its state: the uid of its own namespace.

@@ -2,19 +2,21 @@
 //! hosts.
 //!
 //! All is below `DATA_DIR/pki`, readable by the gateway alone. What is there is never made anew behind the operator's back: a
-//! file that is broken or missing beside others is an error.
+//! file that is broken or missing beside others is an error, and so is a CA that is gone but has been published. A key is
+//! written once and then kept: a renewal replaces one file, the certificate, so that a crash cannot part the two.
 
 use jiff::{SignedDuration, Timestamp, ToSpan, tz::TimeZone};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
 };
 use std::{
     fs, io,
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
+use x509_parser::pem::parse_x509_pem;
 
 /// The organisation of a host's certificate.
 pub const HOSTS_GROUP: &str = "basalt:hosts";
@@ -25,6 +27,9 @@ const ADMIN_DAYS: i64 = 365;
 const HOST_DAYS: i64 = 90;
 /// A certificate that ends within so many days is made anew at the start.
 const RENEW_DAYS: i64 = 30;
+/// Bytes of randomness in a join token, and how many characters one must have.
+const TOKEN_BYTES: usize = 32;
+const TOKEN_MINIMUM: usize = 16;
 
 /// The keys cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,17 @@ pub enum PkiError {
         /// Why.
         reason: String,
     },
+    /// A secret can be read by others.
+    #[error("{path} is a secret that others may read (mode {mode:o}). Make sure that nobody took it, then: chmod 600 {path}")]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random,
     /// A certificate cannot be made.
     #[error("cannot make the certificate of {subject}: {reason}")]
     Issue {
@@ -81,14 +97,18 @@ impl Pki {
     /// Opens the CA below a data directory, or makes it at the first start.
     pub fn open(data_dir: &Path, now: Timestamp) -> Result<Self, PkiError> {
         let dir = data_dir.join("pki");
+        let published = data_dir.join("ca.crt");
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
         made.map_err(|source| PkiError::File { action: "make the directory", path: dir.clone(), source })?;
         let (certificate_file, key_file) = (dir.join("ca.crt"), dir.join("ca.key"));
-        let (ca, key) = match (read(&certificate_file)?, read(&key_file)?) {
+        let (ca, key) = match (read(&certificate_file)?, read_secret(&key_file)?) {
             (Some(ca), Some(key)) => (ca, key),
+            (None, None) if published.exists() => {
+                let reason = "it is missing, but DATA_DIR/ca.crt shows that there was one".into();
+                return Err(PkiError::Broken { path: certificate_file, reason });
+            }
             (None, None) => {
                 let made = make_ca(now)?;
-                // The key first: a CA without its key is of no use, a key without its CA is made anew below.
                 write(&key_file, made.key.as_bytes(), 0o600)?;
                 write(&certificate_file, made.certificate.as_bytes(), 0o644)?;
                 (made.certificate, made.key)
@@ -96,10 +116,15 @@ impl Pki {
             (Some(_), None) => return Err(PkiError::Broken { path: key_file, reason: "it is missing beside ca.crt".into() }),
             (None, Some(_)) => return Err(PkiError::Broken { path: certificate_file, reason: "it is missing beside ca.key".into() }),
         };
-        let broken = |path: &Path, e: rcgen::Error| PkiError::Broken { path: path.to_owned(), reason: e.to_string() };
-        let pair = KeyPair::from_pem(&key).map_err(|e| broken(&key_file, e))?;
-        let issuer = Issuer::from_ca_cert_pem(&ca, pair).map_err(|e| broken(&certificate_file, e))?;
-        write(&data_dir.join("ca.crt"), ca.as_bytes(), 0o644)?;
+        let broken = |path: &Path, reason: String| PkiError::Broken { path: path.to_owned(), reason };
+        let pair = KeyPair::from_pem(&key).map_err(|e| broken(&key_file, e.to_string()))?;
+        check(&ca, &pair, None).map_err(|reason| broken(&certificate_file, reason))?;
+        let (starts, ends) = validity(&ca).map_err(|reason| broken(&certificate_file, reason))?;
+        if now.as_second() < starts || now.as_second() >= ends {
+            return Err(broken(&certificate_file, format!("the CA is not valid now, at {now:.0}. Is the clock right?")));
+        }
+        let issuer = Issuer::from_ca_cert_pem(&ca, pair).map_err(|e| broken(&certificate_file, e.to_string()))?;
+        write(&published, ca.as_bytes(), 0o644)?;
         Ok(Self { dir, ca, issuer })
     }
 
@@ -146,22 +171,35 @@ impl Pki {
     }
 
     fn kept(&self, file: &str, now: Timestamp) -> Result<Option<Credential>, PkiError> {
-        let (certificate_file, key_file) = (self.dir.join(format!("{file}.crt")), self.dir.join(format!("{file}.key")));
-        let (Some(certificate), Some(key)) = (read(&certificate_file)?, read(&key_file)?) else { return Ok(None) };
+        let certificate_file = self.dir.join(format!("{file}.crt"));
+        let (Some(certificate), Some(key)) = (read(&certificate_file)?, self.key(file)?) else { return Ok(None) };
         let broken = |reason: String| PkiError::Broken { path: certificate_file.clone(), reason };
-        let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).map_err(|e| broken(e.to_string()))?;
-        let parsed = pem.parse_x509().map_err(|e| broken(e.to_string()))?;
-        let left = parsed.validity().not_after.timestamp() - now.as_second();
-        Ok((left > RENEW_DAYS * 86_400).then_some(Credential { certificate, key }))
+        check(&certificate, &key, Some(&self.ca)).map_err(broken)?;
+        let (starts, ends) = validity(&certificate).map_err(broken)?;
+        let good = starts <= now.as_second() && ends - now.as_second() > RENEW_DAYS * 86_400;
+        Ok(good.then(|| Credential { certificate, key: key.serialize_pem() }))
+    }
+
+    /// The key that a certificate was made for, if there is one.
+    fn key(&self, file: &str) -> Result<Option<KeyPair>, PkiError> {
+        let path = self.dir.join(format!("{file}.key"));
+        let key = read_secret(&path)?.map(|pem| KeyPair::from_pem(&pem));
+        key.transpose().map_err(|e| PkiError::Broken { path, reason: e.to_string() })
     }
 
     fn issue(&self, file: &str, mut params: CertificateParams, days: i64, now: Timestamp) -> Result<Credential, PkiError> {
         last(&mut params, days, now);
         let issue = |e: rcgen::Error| PkiError::Issue { subject: file.to_owned(), reason: e.to_string() };
-        let key = KeyPair::generate().map_err(issue)?;
+        let kept = self.key(file)?;
+        let fresh = kept.is_none();
+        let key = kept.map_or_else(KeyPair::generate, Ok).map_err(issue)?;
+        // The renewed certificate of a key is another certificate.
+        params.serial_number = Some(SerialNumber::from_slice(&random::<16>()?));
         let certificate: Certificate = params.signed_by(&key, &self.issuer).map_err(issue)?;
         let made = Credential { certificate: certificate.pem(), key: key.serialize_pem() };
-        write(&self.dir.join(format!("{file}.key")), made.key.as_bytes(), 0o600)?;
+        if fresh {
+            write(&self.dir.join(format!("{file}.key")), made.key.as_bytes(), 0o600)?;
+        }
         write(&self.dir.join(format!("{file}.crt")), made.certificate.as_bytes(), 0o644)?;
         Ok(made)
     }
@@ -170,7 +208,8 @@ impl Pki {
 fn make_ca(now: Timestamp) -> Result<Credential, PkiError> {
     let issue = |e: rcgen::Error| PkiError::Issue { subject: "the CA".into(), reason: e.to_string() };
     let mut params = CertificateParams::default();
-    params.distinguished_name = name("Basalt CA", None);
+    // Two CAs never have the same name: clients look an issuer up by it.
+    params.distinguished_name = name(&format!("Basalt CA {}", hex(&random::<4>()?)), None);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     last(&mut params, CA_DAYS, now);
@@ -207,6 +246,66 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
     }
 }
 
+/// Reads a file that nobody else may read.
+fn read_secret(path: &Path) -> Result<Option<String>, PkiError> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    let metadata = fs::metadata(path).map_err(|source| PkiError::File { action: "look at", path: path.into(), source })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 { Ok(Some(text)) } else { Err(PkiError::Exposed { path: path.into(), mode }) }
+}
+
+/// The join token of a file, made at the first start.
+pub fn join_token(path: &Path) -> Result<String, PkiError> {
+    if let Some(token) = read(path)? {
+        let token = token.trim();
+        let reason = format!("a join token has at least {TOKEN_MINIMUM} characters");
+        return if token.len() >= TOKEN_MINIMUM { Ok(token.to_owned()) } else { Err(PkiError::Broken { path: path.into(), reason }) };
+    }
+    let token = hex(&random::<TOKEN_BYTES>()?);
+    write(path, token.as_bytes(), 0o600)?;
+    Ok(token)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], PkiError> {
+    let mut bytes = [0; N];
+    rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).map_err(|_| PkiError::Random)?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Sees that a certificate is of a key and, if one is given, signed by a CA.
+fn check(certificate: &str, key: &KeyPair, ca: Option<&str>) -> Result<(), String> {
+    let (_, pem) = parse_x509_pem(certificate.as_bytes()).map_err(|e| e.to_string())?;
+    let certificate = pem.parse_x509().map_err(|e| e.to_string())?;
+    if certificate.public_key().subject_public_key.data != key.public_key_raw() {
+        return Err("it does not belong to the key beside it".into());
+    }
+    let Some(ca) = ca else {
+        return if certificate.is_ca() { Ok(()) } else { Err("it is not the certificate of a CA".into()) };
+    };
+    let (_, pem) = parse_x509_pem(ca.as_bytes()).map_err(|e| e.to_string())?;
+    let ca = pem.parse_x509().map_err(|e| e.to_string())?;
+    certificate.verify_signature(Some(ca.public_key())).map_err(|_| "it is not signed by the CA in ca.crt".into())
+}
+
+/// From when to when a certificate is valid, in seconds since 1970.
+fn validity(certificate: &str) -> Result<(i64, i64), String> {
+    let (_, pem) = parse_x509_pem(certificate.as_bytes()).map_err(|e| e.to_string())?;
+    let certificate = pem.parse_x509().map_err(|e| e.to_string())?;
+    Ok((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
+}
+
+/// Removes a file; that there is none is fine.
+pub fn remove(path: &Path) -> Result<(), PkiError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PkiError::File { action: "remove", path: path.into(), source }),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a file whole or not at all, on disk when it returns.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
     let file = |action, path: &Path| {
@@ -219,7 +318,9 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), PkiError> {
         _ => {}
     }
     let mut out = fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(&new).map_err(file("make", &new))?;
-    out.write_all(content).and_then(|()| out.sync_all()).map_err(file("write", &new))?;
+    // What is for all to read is so whatever the process's umask.
+    let written = out.set_permissions(fs::Permissions::from_mode(mode)).and_then(|()| out.write_all(content));
+    written.and_then(|()| out.sync_all()).map_err(file("write", &new))?;
     fs::rename(&new, path).map_err(file("rename", &new))?;
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(file("sync", dir))
@@ -272,6 +373,70 @@ mod tests {
         assert_eq!(fs::read_to_string(&key).unwrap(), "half a k");
         fs::remove_file(&key).unwrap();
         assert!(Pki::open(dir.path(), now()).err().unwrap().to_string().contains("missing"));
+    }
+
+    #[test]
+    fn a_ca_that_is_gone_but_was_published_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Pki::open(dir.path(), now()).unwrap());
+        fs::remove_dir_all(dir.path().join("pki")).unwrap();
+        let error = Pki::open(dir.path(), now()).err().unwrap().to_string();
+        assert!(error.contains("pki/ca.crt") && error.contains("there was one"), "{error}");
+        assert!(!dir.path().join("pki/ca.key").exists());
+    }
+
+    #[test]
+    fn certificates_and_keys_that_do_not_belong_together_are_told() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let names = ["a.example".to_owned()];
+        for dir in [&dir, &other] {
+            let pki = Pki::open(dir.path(), now()).unwrap();
+            pki.server(&names, now()).unwrap();
+        }
+        let pki = Pki::open(dir.path(), now()).unwrap();
+        let copy = |file: &str| fs::copy(other.path().join("pki").join(file), dir.path().join("pki").join(file)).unwrap();
+        copy("server.crt");
+        let error = pki.server(&names, now()).err().unwrap().to_string();
+        assert!(error.contains("server.crt") && error.contains("does not belong to the key"), "{error}");
+        copy("server.key");
+        let error = pki.server(&names, now()).err().unwrap().to_string();
+        assert!(error.contains("server.crt") && error.contains("not signed by the CA"), "{error}");
+        copy("ca.crt");
+        assert!(Pki::open(dir.path(), now()).err().unwrap().to_string().contains("ca.crt"));
+    }
+
+    #[test]
+    fn a_renewal_keeps_the_key_and_a_crash_in_its_middle_does_no_harm() {
+        let dir = tempfile::tempdir().unwrap();
+        let pki = Pki::open(dir.path(), now()).unwrap();
+        let first = pki.server(&["a.example".into()], now()).unwrap();
+        // As if killed after the key and before the certificate.
+        fs::remove_file(dir.path().join("pki/server.crt")).unwrap();
+        let second = pki.server(&["a.example".into()], now()).unwrap();
+        assert_eq!(second.key, first.key);
+        assert_ne!(second.certificate, first.certificate);
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_and_a_clock_that_is_wrong_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Pki::open(dir.path(), now()).unwrap());
+        let error = Pki::open(dir.path(), Timestamp::from_second(0).unwrap()).err().unwrap().to_string();
+        assert!(error.contains("Is the clock right?"), "{error}");
+        fs::set_permissions(dir.path().join("pki/ca.key"), fs::Permissions::from_mode(0o640)).unwrap();
+        let error = Pki::open(dir.path(), now()).err().unwrap().to_string();
+        assert!(error.contains("ca.key") && error.contains("640") && error.contains("chmod"), "{error}");
+    }
+
+    #[test]
+    fn a_join_token_is_made_once_and_a_short_one_is_refused_unseen() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("join-token");
+        let made = join_token(&path).unwrap();
+        assert_eq!((made.len(), join_token(&path).unwrap()), (64, made.clone()));
+        fs::write(&path, "hunter2\n").unwrap();
+        let error = join_token(&path).unwrap_err().to_string();
+        assert!(error.contains("16 characters") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

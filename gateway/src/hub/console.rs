@@ -1,66 +1,82 @@
-//! `virtualmachines/log`: the serial console of a VM, read from its host.
+//! `virtualmachines/NAME/log`: the serial console of a VM as text, from the host that it is placed on.
 
-use super::tunnel::Tunnels;
-use axum::{
-    body::Body,
-    http::{HeaderValue, header},
-    response::Response,
-};
+use super::tunnel::{AnswerStream, TunnelError, Tunnels};
+use axum::{body::Body, response::Response};
+use basalt_api::GROUP;
 use basalt_apiserver::{Status, Subresource, error::Reason};
-use basalt_proto::v1::{ReadConsole, tunnel_request::Request};
+use basalt_proto::v1::ReadConsole;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use http::{HeaderValue, header};
 use serde_json::Value;
-use std::{collections::HashMap, io, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tokio::time::timeout;
 
-/// How long the host may take for its first answer before the response begins without one.
-const FIRST_ANSWER: Duration = Duration::from_secs(3);
+/// How long a host may take to begin its answer.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
+/// The same when the console is followed: a guest that prints nothing is no error, so the answer begins without it.
+const FIRST_FOLLOWED: Duration = Duration::from_secs(1);
 
-/// Answers `GET .../virtualmachines/NAME/log?follow=true&tailLines=N`.
+/// Reads consoles through the hosts' tunnels.
 pub struct ConsoleLog {
-    tunnels: Arc<Tunnels>,
-}
-
-impl ConsoleLog {
-    /// Reads through these tunnels.
-    pub fn new(tunnels: Arc<Tunnels>) -> Self {
-        Self { tunnels }
-    }
+    /// The hosts that are connected.
+    pub tunnels: Arc<Tunnels>,
 }
 
 #[async_trait::async_trait]
 impl Subresource for ConsoleLog {
-    async fn get(&self, object: Arc<Value>, query: HashMap<String, String>) -> Result<Response, Status> {
+    async fn get(&self, vm: Arc<Value>, query: HashMap<String, String>) -> Result<Response, Status> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (uid, name, host) = (text(&object["metadata"]["uid"]), text(&object["metadata"]["name"]), text(&object["status"]["host"]));
+        let (tail_lines, follow) = (tail_lines(&query)?, follow(&query)?);
+        let (name, host) = (text(&vm["metadata"]["name"]), text(&vm["status"]["host"]));
         if host.is_empty() {
-            return Err(Status::new(Reason::BadRequest, format!("VM {name:?} is not placed on a host yet, so it has no console log")));
+            let text = format!("VM {name:?} is not placed on a host yet, so it has no console log; see basaltctl describe vm/{name}");
+            return Err(Status::new(Reason::BadRequest, text));
         }
-        let tail_lines = match query.get("tailLines").map(|n| n.parse::<u64>()) {
-            None => None,
-            Some(Ok(lines)) => Some(lines),
-            Some(Err(_)) => {
-                return Err(Status::new(Reason::BadRequest, "the query parameter tailLines is not valid: expected a whole number"));
+        let request = ReadConsole { vm_uid: text(&vm["metadata"]["uid"]), tail_lines, follow };
+        let mut answer = self.tunnels.read_console(&host, request).map_err(|error| refused(&name, &error))?;
+        let wait = if follow { FIRST_FOLLOWED } else { FIRST_ANSWER };
+        let first = match timeout(wait, answer.next()).await {
+            Ok(Some(Err(error))) => return Err(refused(&name, &error)),
+            Ok(first) => first.and_then(Result::ok),
+            Err(_) if follow => Some(Bytes::new()),
+            Err(_) => {
+                let text = format!("virtualmachines.{GROUP} {name:?}: host {host} did not begin to answer within {} s", wait.as_secs());
+                return Err(Status::new(Reason::Timeout, text));
             }
         };
-        let follow = query.get("follow").is_some_and(|follow| matches!(follow.as_str(), "true" | "1"));
-        let unavailable =
-            |reason: String| Status::new(Reason::ServiceUnavailable, format!("the console log of VM {name:?} cannot be read: {reason}"));
-        let request = Request::ReadConsole(ReadConsole { vm_uid: uid, tail_lines, follow });
-        let mut answers = self.tunnels.ask(&host, request).await.map_err(|e| unavailable(e.to_string()))?;
-        // A host that refuses says so in the response's code, not in its middle.
-        let first = match tokio::time::timeout(FIRST_ANSWER, answers.next()).await {
-            Ok(Some(Err(reason))) => return Err(unavailable(format!("host {host}: {reason}"))),
-            Ok(first) => Some(first),
-            Err(_) if follow => None,
-            Err(_) => return Err(unavailable(format!("host {host} does not answer within {} s", FIRST_ANSWER.as_secs()))),
-        };
-        let ended = matches!(first, Some(None));
-        let first = stream::iter(first.flatten());
-        let rest = if ended { stream::empty().boxed() } else { answers.boxed() };
-        let body = first.chain(rest).map(|chunk: Result<Bytes, String>| chunk.map_err(io::Error::other));
-        let mut response = Response::new(Body::from_stream(body));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        Ok(response)
+        Ok(plain_text(first, answer))
     }
+}
+
+fn plain_text(first: Option<Bytes>, rest: AnswerStream) -> Response {
+    let chunks = stream::iter(first.map(Ok)).chain(rest);
+    let mut response = Response::new(Body::from_stream(chunks));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+fn tail_lines(query: &HashMap<String, String>) -> Result<Option<u64>, Status> {
+    let lines = query.get("tailLines").filter(|text| !text.is_empty());
+    lines.map(|text| text.parse().map_err(|_| wrong("tailLines", text, "a whole number"))).transpose()
+}
+
+fn follow(query: &HashMap<String, String>) -> Result<bool, Status> {
+    match query.get("follow").map(String::as_str) {
+        None | Some("" | "false" | "0") => Ok(false),
+        Some("true" | "1") => Ok(true),
+        Some(text) => Err(wrong("follow", text, "true or false")),
+    }
+}
+
+fn wrong(parameter: &str, text: &str, expected: &str) -> Status {
+    Status::new(Reason::BadRequest, format!("the query parameter {parameter} is {text:?}: expected {expected}"))
+}
+
+fn refused(name: &str, error: &TunnelError) -> Status {
+    unavailable(name, &error.to_string())
+}
+
+fn unavailable(name: &str, why: &str) -> Status {
+    Status::new(Reason::ServiceUnavailable, format!("the console of virtualmachines.{GROUP} {name:?} cannot be read: {why}"))
 }

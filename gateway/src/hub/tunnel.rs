@@ -1,6 +1,10 @@
-//! Tunnels: requests from the gateway to a host, over the stream that the host's agent keeps open.
+//! Requests from the gateway to a host, through the stream that the host keeps open: many at once, told apart by their ids.
+//!
+//! An asker that goes away cancels its request; a host that goes away ends the answers of all askers. An asker that reads
+//! too slowly loses its own answer and holds up nobody.
 
-use basalt_proto::v1::{Cancel, TunnelAnswer, TunnelRequest, tunnel_answer::Answer, tunnel_request};
+use super::sessions::Session;
+use basalt_proto::v1::{Cancel, End, ReadConsole, TunnelAnswer, TunnelRequest, tunnel_answer::Answer, tunnel_request};
 use bytes::Bytes;
 use futures::Stream;
 use std::{
@@ -8,126 +12,207 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
-/// How many requests may wait to be sent to one host.
-const REQUESTS: usize = 64;
-/// How many answers may wait for one asker.
-const ANSWERS: usize = 16;
+/// How many requests a host answers at once.
+const MOST_ASKERS: usize = 64;
+/// How much of an answer may wait for its asker.
+const MOST_WAITING: usize = 16 << 20;
 
-/// The tunnels of all hosts that are connected.
+/// Why a host does not answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TunnelError {
+    /// The host has no stream open.
+    #[error("host {0} is not connected to the gateway")]
+    NotConnected(String),
+    /// The host has answered as much at once as it may.
+    #[error("host {0} answers {MOST_ASKERS} requests already; try again later")]
+    Busy(String),
+    /// The stream ended before the answer did.
+    #[error("the connection to host {0} was lost")]
+    Lost(String),
+    /// The asker was too slow.
+    #[error("the answer was not read fast enough and has been cut off")]
+    Slow,
+    /// The host says that it cannot.
+    #[error("host {host}: {reason}")]
+    Refused {
+        /// The host.
+        host: String,
+        /// What it says.
+        reason: String,
+    },
+}
+
+/// The open tunnels, by host.
 #[derive(Default)]
 pub struct Tunnels {
-    hosts: Mutex<HashMap<String, Tunnel>>,
-    next: AtomicU64,
+    open: Mutex<HashMap<String, Arc<Tunnel>>>,
 }
 
-#[derive(Clone)]
+/// The stream to one host.
 struct Tunnel {
-    session: u64,
-    requests: mpsc::Sender<TunnelRequest>,
-    askers: Arc<Mutex<HashMap<u64, mpsc::Sender<Result<Bytes, String>>>>>,
+    host: String,
+    requests: mpsc::UnboundedSender<Result<TunnelRequest, Status>>,
+    asked: Mutex<Asked>,
 }
 
-/// A host has no tunnel open.
-#[derive(Debug, thiserror::Error)]
-#[error("host {0} is not connected to this gateway")]
-pub struct NotConnected(pub String);
+#[derive(Default)]
+struct Asked {
+    last_id: u64,
+    askers: HashMap<u64, Asker>,
+}
 
-/// The answers to one request. Dropping it tells the host that nobody listens any more.
-pub struct Answers {
-    answers: mpsc::Receiver<Result<Bytes, String>>,
+/// Where an answer goes.
+struct Asker {
+    chunks: mpsc::UnboundedSender<Result<Bytes, TunnelError>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// What a host answers, piece by piece. Dropping it cancels the request.
+pub struct AnswerStream {
     id: u64,
-    tunnel: Tunnel,
+    tunnel: Arc<Tunnel>,
+    chunks: mpsc::UnboundedReceiver<Result<Bytes, TunnelError>>,
+    waiting: Arc<AtomicUsize>,
 }
+
+/// What goes out to a host.
+pub type Requests = mpsc::UnboundedReceiver<Result<TunnelRequest, Status>>;
 
 impl Tunnels {
-    /// Takes a host's stream into use; one that the host opened before is let go.
-    pub fn open(
-        self: &Arc<Self>,
-        host: &str,
-        mut answers: Streaming<TunnelAnswer>,
-        shutdown: CancellationToken,
-    ) -> ReceiverStream<TunnelRequest> {
-        let (requests, outgoing) = mpsc::channel(REQUESTS);
-        let session = self.next.fetch_add(1, Ordering::Relaxed);
-        let tunnel = Tunnel { session, requests, askers: Arc::default() };
-        if lock(&self.hosts).insert(host.to_owned(), tunnel.clone()).is_some() {
-            tracing::info!(host, "the host opened a new tunnel; its last one is let go");
-        }
-        let (tunnels, host) = (self.clone(), host.to_owned());
-        tokio::spawn(async move {
-            while let Some(Ok(Some(answer))) = shutdown.run_until_cancelled(answers.message()).await {
-                tunnel.deliver(answer).await;
+    /// Opens the tunnel of a host. The future takes the host's answers until the stream or the session ends.
+    pub fn open(self: &Arc<Self>, answers: Streaming<TunnelAnswer>, session: Session) -> (Requests, impl Future<Output = ()> + use<>) {
+        let (requests, outgoing) = mpsc::unbounded_channel();
+        let tunnel = Arc::new(Tunnel { host: session.host.clone(), requests, asked: Mutex::default() });
+        self.lock().insert(session.host.clone(), tunnel.clone());
+        let tunnels = self.clone();
+        let taking = async move {
+            let farewell = tunnel.take_answers(answers, &session).await;
+            {
+                let mut open = tunnels.lock();
+                if open.get(&tunnel.host).is_some_and(|current| Arc::ptr_eq(current, &tunnel)) {
+                    open.remove(&tunnel.host);
+                }
             }
-            let mut hosts = lock(&tunnels.hosts);
-            if hosts.get(&host).is_some_and(|now| now.session == session) {
-                hosts.remove(&host);
+            if let Some(status) = farewell {
+                // The host may be gone already.
+                let _ = tunnel.requests.send(Err(status));
             }
-            // Askers see the end of their answers.
-            lock(&tunnel.askers).clear();
-        });
-        ReceiverStream::new(outgoing)
+            tunnel.lose_askers();
+        };
+        (outgoing, taking)
     }
 
-    /// Asks a host.
-    pub async fn ask(&self, host: &str, request: tunnel_request::Request) -> Result<Answers, NotConnected> {
-        let tunnel = lock(&self.hosts).get(host).cloned().ok_or_else(|| NotConnected(host.to_owned()))?;
-        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let (sender, answers) = mpsc::channel(ANSWERS);
-        lock(&tunnel.askers).insert(id, sender);
-        let asked = tunnel.requests.send(TunnelRequest { id, request: Some(request) }).await;
-        asked.map_err(|_| NotConnected(host.to_owned()))?;
-        Ok(Answers { answers, id, tunnel })
+    /// Asks a host for the console of a VM.
+    pub fn read_console(&self, host: &str, request: ReadConsole) -> Result<AnswerStream, TunnelError> {
+        let tunnel = self.lock().get(host).cloned().ok_or_else(|| TunnelError::NotConnected(host.to_owned()))?;
+        tunnel.ask(tunnel_request::Request::ReadConsole(request))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Tunnel>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Tunnel {
-    async fn deliver(&self, answer: TunnelAnswer) {
-        let asker = lock(&self.askers).get(&answer.id).cloned();
-        let Some(asker) = asker else { return };
-        match answer.answer {
-            Some(Answer::Chunk(chunk)) => {
-                // An asker that is gone has cancelled already.
-                let _ = asker.send(Ok(chunk.into())).await;
+    fn ask(self: Arc<Self>, request: tunnel_request::Request) -> Result<AnswerStream, TunnelError> {
+        let (sender, chunks) = mpsc::unbounded_channel();
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let id = {
+            let mut asked = self.lock();
+            if asked.askers.len() >= MOST_ASKERS {
+                return Err(TunnelError::Busy(self.host.clone()));
             }
-            Some(Answer::End(end)) => {
-                if !end.error.is_empty() {
-                    let _ = asker.send(Err(end.error)).await;
-                }
-                lock(&self.askers).remove(&answer.id);
+            asked.last_id += 1;
+            let id = asked.last_id;
+            asked.askers.insert(id, Asker { chunks: sender, waiting: waiting.clone() });
+            id
+        };
+        let asked = self.requests.send(Ok(TunnelRequest { id, request: Some(request) }));
+        let stream = AnswerStream { id, tunnel: self, chunks, waiting };
+        asked.map_err(|_| TunnelError::Lost(stream.tunnel.host.clone()))?;
+        Ok(stream)
+    }
+
+    async fn take_answers(&self, mut answers: Streaming<TunnelAnswer>, session: &Session) -> Option<Status> {
+        loop {
+            let answer = tokio::select! {
+                biased;
+                () = session.ended() => return Some(session.farewell()),
+                answer = answers.message() => answer,
+            };
+            match answer {
+                Ok(Some(TunnelAnswer { id, answer: Some(answer) })) => self.pass_on(id, answer),
+                // The first message, which only opens the stream.
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return None,
             }
-            None => {}
         }
+    }
+
+    fn pass_on(&self, id: u64, answer: Answer) {
+        let mut asked = self.lock();
+        // An answer may have been under way when its asker went.
+        let Some(asker) = asked.askers.get(&id) else { return };
+        match answer {
+            Answer::Chunk(chunk) => {
+                let waiting = asker.waiting.fetch_add(chunk.len(), Ordering::Relaxed) + chunk.len();
+                if waiting <= MOST_WAITING {
+                    let _ = asker.chunks.send(Ok(chunk.into()));
+                    return;
+                }
+                let _ = asker.chunks.send(Err(TunnelError::Slow));
+                asked.askers.remove(&id);
+                drop(asked);
+                self.cancel(id);
+            }
+            Answer::End(End { error }) => {
+                if !error.is_empty() {
+                    let _ = asker.chunks.send(Err(TunnelError::Refused { host: self.host.clone(), reason: error }));
+                }
+                asked.askers.remove(&id);
+            }
+        }
+    }
+
+    fn cancel(&self, id: u64) {
+        // A host that is gone needs no word.
+        let _ = self.requests.send(Ok(TunnelRequest { id, request: Some(tunnel_request::Request::Cancel(Cancel {})) }));
+    }
+
+    fn lose_askers(&self) {
+        for (_, asker) in self.lock().askers.drain() {
+            let _ = asker.chunks.send(Err(TunnelError::Lost(self.host.clone())));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Stream for Answers {
-    type Item = Result<Bytes, String>;
+impl Stream for AnswerStream {
+    type Item = Result<Bytes, TunnelError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.answers.poll_recv(context)
+        let chunk = ready!(self.chunks.poll_recv(context));
+        if let Some(Ok(chunk)) = &chunk {
+            self.waiting.fetch_sub(chunk.len(), Ordering::Relaxed);
+        }
+        Poll::Ready(chunk)
     }
 }
 
-impl Drop for Answers {
+impl Drop for AnswerStream {
     fn drop(&mut self) {
-        if lock(&self.tunnel.askers).remove(&self.id).is_some() {
-            let cancel = TunnelRequest { id: self.id, request: Some(tunnel_request::Request::Cancel(Cancel {})) };
-            // A host that takes no more requests is about to be cut off anyway.
-            let _ = self.tunnel.requests.try_send(cancel);
+        if self.tunnel.lock().askers.remove(&self.id).is_some() {
+            self.tunnel.cancel(self.id);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // The maps are whole between any two statements that can panic.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

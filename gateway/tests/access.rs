@@ -1,0 +1,158 @@
+//! How people reach the API over TLS, and what stays the same when the gateway is started again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "the helpers of tests are tests")]
+
+mod common;
+
+use basalt_api::Host;
+use common::{epoch, manifest, placed_vm, start, vms, within};
+use futures::{StreamExt, TryStreamExt};
+use kube::{Api, api::WatchParams};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Output, process::Stdio};
+use tokio::io::AsyncWriteExt;
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_ca_the_token_the_identity_and_the_generations_going_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let client = gateway.admin().await;
+    let (agent, reports) = gateway.ready_host("h1").await;
+    let vm = placed_vm(&client, "web", "h1").await;
+    let mut manifests = agent.manifests(0).await;
+    let before = manifest(&mut manifests, "the VM", |m| m.vms.len() == 1).await;
+    // The newest change of all is one whose object is gone.
+    Api::<Host>::all(client.clone()).delete("h1", &Default::default()).await.unwrap();
+    let (ca, token, uid) = (gateway.file("ca.crt"), gateway.token(), gateway.ready.cluster_uid.clone());
+    drop((reports, client));
+    gateway.stop().await;
+    assert!(!dir.path().join("gateway.json").exists(), "a gateway that has ended is not ready");
+
+    let gateway = start(dir.path()).await;
+    assert_eq!((gateway.file("ca.crt"), gateway.token(), gateway.ready.cluster_uid.clone()), (ca, token, uid));
+    let place: serde_json::Value = serde_json::from_str(&gateway.file("gateway.json")).unwrap();
+    assert_eq!(place["clusterUid"], gateway.ready.cluster_uid);
+    assert_eq!(place["pid"], std::process::id());
+    assert_eq!(place["apiUrl"], format!("https://{}", gateway.ready.api));
+    assert_eq!(place["hubUrl"], format!("https://{}", gateway.ready.hub));
+    // The certificate of before is still good.
+    let hub = gateway.dial(Some((&agent.enrolled.certificate_pem, &agent.key))).await.unwrap();
+    let agent = common::Agent { hub, ..agent };
+    let mut manifests = agent.manifests(before.generation).await;
+    let after = manifest(&mut manifests, "the VM", |m| m.vms.len() == 1).await;
+    assert_eq!(after.hash, before.hash);
+    assert!(after.generation >= before.generation, "{} < {}", after.generation, before.generation);
+    common::place_by_hand(&gateway.admin().await, "web", "h2", epoch(&vm) + 1).await;
+    let next = manifest(&mut manifests, "no VM", |m| m.vms.is_empty()).await;
+    assert!(next.generation > after.generation);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_for_their_owner_and_the_ca_is_for_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    for secret in ["pki/ca.key", "pki/server.key", "pki/admin.key", "join-token", "admin.kubeconfig"] {
+        assert_eq!(mode(&dir.path().join(secret)), 0o600, "{secret}");
+    }
+    assert_eq!(mode(&dir.path().join("pki")), 0o700);
+    assert_eq!(mode(&dir.path().join("ca.crt")), 0o644);
+    assert_eq!(gateway.token().trim().len(), 64, "256 bits in hexadecimal");
+    let log = gateway.file("gateway.json");
+    assert!(!log.contains(gateway.token().trim()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_certificate_only_the_health_and_the_version_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let mut config = kube::Config::new(format!("https://{}", gateway.ready.api).parse().unwrap());
+    config.root_cert = Some(vec![x509_parser::pem::parse_x509_pem(gateway.file("ca.crt").as_bytes()).unwrap().1.contents]);
+    let client = kube::Client::try_from(config).unwrap();
+    let get = |path: &str| client.request_text(http::Request::get(path.to_owned()).body(vec![]).unwrap());
+    assert_eq!(get("/readyz").await.unwrap(), "ok");
+    assert!(get("/version").await.unwrap().contains("gitVersion"));
+    match get("/apis/basalt.dev/v1alpha1/hosts").await.unwrap_err() {
+        kube::Error::Api(status) => assert_eq!((status.code, status.reason.as_str()), (401, "Unauthorized")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_watches_and_idle_connections_do_not_hold_up_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let client = gateway.admin().await;
+    let hosts: Api<Host> = Api::all(client.clone());
+    let mut watch = hosts.watch(&WatchParams::default(), "0").await.unwrap().boxed();
+    // One that shakes hands and says nothing, and one that does not even shake hands.
+    let _mute = gateway.dial(None).await.unwrap();
+    let _rude = tokio::net::TcpStream::connect(gateway.ready.api).await.unwrap();
+    gateway.stop().await;
+    let rest = within("the end of the watch", async { while let Ok(Some(_)) = watch.try_next().await {} });
+    rest.await;
+    start(dir.path()).await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_gateway_on_the_same_data_is_refused_and_the_first_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let second = basalt_gateway::run(common::config(dir.path()), Default::default(), |_| ());
+    let error = within("the refusal", second).await.unwrap_err().to_string();
+    assert!(error.contains("store"), "{error}");
+    let client = gateway.admin().await;
+    assert!(Api::<Host>::all(client).list(&Default::default()).await.unwrap().items.is_empty());
+    assert!(dir.path().join("gateway.json").exists(), "the first is still ready");
+}
+
+async fn kubectl(kubeconfig: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = tokio::process::Command::new("kubectl")
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .args(["--cache-dir", &kubeconfig.with_file_name("kube-cache").to_string_lossy()])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kubectl is on PATH (Debian: kubernetes-client)");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).await.unwrap();
+    drop(stdin);
+    within("kubectl", child.wait_with_output()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_works_with_the_kubeconfig_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let (agent, _reports) = gateway.ready_host("h1").await;
+    let kubeconfig = gateway.kubeconfig();
+    let told = |output: Output| {
+        let (out, err) = (String::from_utf8_lossy(&output.stdout).into_owned(), String::from_utf8_lossy(&output.stderr).into_owned());
+        assert!(output.status.success(), "{out}{err}");
+        out
+    };
+    let vm = "apiVersion: basalt.dev/v1alpha1\nkind: VirtualMachine\nmetadata: {name: web}\nspec:\n  memory: 256Mi\n  boot: {kernel: {image: linux}}\n";
+    assert!(told(kubectl(&kubeconfig, &["apply", "-f", "-"], vm).await).contains("web created"));
+    told(kubectl(&kubeconfig, &["wait", "vm/web", "--for=jsonpath={.status.host}=h1", "--timeout=20s"], "").await);
+    let hosts = told(kubectl(&kubeconfig, &["get", "hosts"], "").await);
+    assert!(hosts.contains("h1") && hosts.contains("Ready"), "{hosts}");
+
+    // The console, by the path that kubectl asks raw.
+    let mut tunnel = agent.tunnel().await;
+    let path = "/apis/basalt.dev/v1alpha1/namespaces/default/virtualmachines/web/log";
+    let reading = tokio::spawn(async move { kubectl(&kubeconfig, &["get", "--raw", path], "").await });
+    let asked = within("the request", tunnel.requests.message()).await.unwrap().unwrap();
+    for answer in [
+        basalt_proto::v1::tunnel_answer::Answer::Chunk(b"hello from the guest\n".to_vec()),
+        basalt_proto::v1::tunnel_answer::Answer::End(Default::default()),
+    ] {
+        tunnel.answers.send(basalt_proto::v1::TunnelAnswer { id: asked.id, answer: Some(answer) }).await.unwrap();
+    }
+    assert_eq!(told(within("kubectl", reading).await.unwrap()), "hello from the guest\n");
+    assert!(vms(&gateway.admin().await).get_opt("web").await.unwrap().is_some());
+}
