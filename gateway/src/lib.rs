@@ -22,6 +22,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// How long the parts may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(7);
+/// How long reconciles may take to end.
+const CONTROLLERS_DEADLINE: Duration = Duration::from_secs(2);
 /// How long those who work in the background may keep the store after the parts have ended, and how often that is looked at.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(2);
@@ -135,7 +137,21 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     let mut parts = JoinSet::new();
     parts.spawn(https::serve("api", listener, api_tls, api.router(), shutdown.clone()));
     parts.spawn(https::serve("hub", hub_listener, hub_tls, hub.service(), shutdown.clone()));
-    parts.spawn(basalt_controllers::run(controllers, settings, shutdown.clone()));
+    parts.spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            // A controller that has not read its first list yet would wait for it for ever. A reconcile that is cut off is
+            // one that the next gateway makes again.
+            let limit = async {
+                shutdown.cancelled().await;
+                tokio::time::sleep(CONTROLLERS_DEADLINE).await;
+            };
+            tokio::select! {
+                () = basalt_controllers::run(controllers, settings, shutdown.clone()) => {}
+                () = limit => tracing::debug!("the controllers are cut off"),
+            }
+        }
+    });
     let text = serde_json::to_vec_pretty(&here).map_err(|e| GatewayError::Encode { what: "gateway.json", reason: e.to_string() })?;
     pki::write(&place, &text, 0o644)?;
     tracing::info!(
