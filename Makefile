@@ -32,7 +32,7 @@ demo-down: ## Remove every trace of the demo
 
 test: ## Run all tests, on real QEMU guests, etcd and kubectl (root)
 	@scripts/setup build test demo
-	@scripts/guest-image --disk $(GUEST_DIR)
+	@scripts/guest-image $(GUEST_DIR) --disk
 	cargo build --workspace --bins
 	@scripts/manifests --check
 	BASALT_GUEST_DIR=$(GUEST_DIR) cargo nextest run --workspace --no-fail-fast

@@ -17,7 +17,7 @@ pub fn directory() -> PathBuf {
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/guest")), PathBuf::from);
     assert!(
         dir.join("vmlinuz").exists(),
-        "{} has no guest: run `make test`, or scripts/guest-image --disk {} and set BASALT_GUEST_DIR",
+        "{} has no guest: run `make test`, or scripts/guest-image {} --disk and set BASALT_GUEST_DIR",
         dir.display(),
         dir.display()
     );
