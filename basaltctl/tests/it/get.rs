@@ -59,7 +59,7 @@ fn nothing_found_is_told_apart_from_a_namespace_or_a_kind_that_does_not_exist() 
     let run = cluster.run(&["get", "vm", "-n", "nowhere"]);
     assert_eq!(run.code, 5, "{run}");
     assert!(run.err.contains("namespace \"nowhere\" does not exist"), "{run}");
-    let run = cluster.run(&["get", "vms"]);
+    let run = cluster.run(&["get", "vmz"]);
     assert_eq!(run.code, 2, "{run}");
     assert!(run.err.contains("did you mean"), "{run}");
     let run = cluster.run(&["get", "vm", "web-9"]);
