@@ -6,7 +6,11 @@ use crate::{
 };
 use basalt_proto::v1::{EnrollRequest, agent_client::AgentClient};
 use rcgen::{CertificateParams, KeyPair};
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
 
 /// How long the gateway may take to answer.
@@ -139,9 +143,9 @@ fn with_tls(config: &Config, tls: ClientTlsConfig) -> Result<Endpoint, IdentityE
     endpoint.tls_config(tls).map_err(unusable)
 }
 
-fn read(path: &PathBuf) -> Result<String, FileError> {
+fn read(path: &Path) -> Result<String, FileError> {
     let content =
-        files::read(path)?.ok_or_else(|| FileError { action: "read", path: path.clone(), source: io::ErrorKind::NotFound.into() })?;
+        files::read(path)?.ok_or_else(|| FileError { action: "read", path: path.to_owned(), source: io::ErrorKind::NotFound.into() })?;
     Ok(String::from_utf8_lossy(&content).into_owned())
 }
 

@@ -25,6 +25,9 @@ pub struct Images {
     digests: Mutex<HashMap<Stamp, String>>,
 }
 
+/// What is wrong with a file: the presence it amounts to, the reason, the details, and the size as far as it is known.
+type Unfit = (Presence, BlockedCode, String, Option<u64>);
+
 /// What a host found of an image, and why it cannot be used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checked {
@@ -56,7 +59,7 @@ impl Images {
         }
     }
 
-    fn look(&self, name: &str, spec: &ImageSpec) -> Result<(PathBuf, u64), (Presence, BlockedCode, String, Option<u64>)> {
+    fn look(&self, name: &str, spec: &ImageSpec) -> Result<(PathBuf, u64), Unfit> {
         let wrong = |presence, message: String, size| (presence, BlockedCode::ImageUnusable, message, size);
         let path = spec.source.strip_prefix("file://").map(PathBuf::from);
         let path = path.ok_or_else(|| {

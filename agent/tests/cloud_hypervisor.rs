@@ -2,6 +2,8 @@
 //! paths, methods and bodies are those of `vmm/src/api/openapi/cloud-hypervisor.yaml`, v54; with the program itself on PATH
 //! it is asked too.
 
+#![allow(clippy::unwrap_used)] // the stand-in for the program is part of the tests
+
 use basalt_agent::vmm::{GuestState, VmDir, Vmm, VmmError, cloud_hypervisor::CloudHypervisor};
 use std::{collections::VecDeque, sync::Arc, sync::Mutex};
 use tokio::{

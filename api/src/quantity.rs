@@ -67,7 +67,7 @@ impl fmt::Display for Memory {
             return f.write_str("0");
         }
         let whole = self.0 & !1023;
-        match UNITS.iter().find(|(_, unit, _)| whole % unit == 0) {
+        match UNITS.iter().find(|(_, unit, _)| whole.is_multiple_of(*unit)) {
             Some((suffix, unit, _)) => write!(f, "{}{suffix}", whole / unit),
             None => f.write_str("0"),
         }

@@ -56,6 +56,9 @@ pub struct Event {
 /// The objects of a kind by their place.
 pub type Objects = RedBlackTreeMapSync<String, Arc<Object>>;
 
+/// The events of a kind as they happen.
+pub type LiveEvents = broadcast::Receiver<Arc<Event>>;
+
 /// All objects of a kind at one revision.
 #[derive(Clone)]
 pub struct Snapshot {
@@ -240,7 +243,7 @@ impl Kind {
     }
 
     /// The events after a revision that are kept, and those to come.
-    pub fn watch(&self, after: Revision) -> Result<(Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>), Expired> {
+    pub fn watch(&self, after: Revision) -> Result<(Vec<Arc<Event>>, LiveEvents), Expired> {
         let state = self.read();
         if after < state.floor {
             return Err(Expired { oldest: state.floor });
@@ -250,7 +253,7 @@ impl Kind {
     }
 
     /// The objects as they are, and the events to come.
-    pub fn watch_from_now(&self, known: Revision) -> (Snapshot, broadcast::Receiver<Arc<Event>>) {
+    pub fn watch_from_now(&self, known: Revision) -> (Snapshot, LiveEvents) {
         let state = self.read();
         (Snapshot { revision: state.revision.max(known), objects: state.objects.clone() }, state.live.subscribe())
     }

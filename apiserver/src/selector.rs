@@ -164,7 +164,9 @@ impl FieldSelector {
             let has = match value {
                 Some(Value::String(text)) => text == wanted,
                 Some(Value::Null) | None => wanted.is_empty(),
-                Some(other) => other.to_string() == *wanted,
+                Some(Value::Bool(yes)) => wanted.parse() == Ok(*yes),
+                Some(Value::Number(number)) => number.to_string().as_str() == wanted,
+                Some(Value::Array(_) | Value::Object(_)) => false,
             };
             has == *equal
         })

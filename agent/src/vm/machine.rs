@@ -33,8 +33,11 @@ pub struct Blueprint {
     pub bridges: Vec<String>,
 }
 
+/// The files of a VM's images.
+pub type ImageFiles = BTreeMap<String, PathBuf>;
+
 /// Looks at all images that a VM names. Reads files: not for the runtime's threads.
-pub fn check_images(images: &Images, specs: &ImageSpecs) -> (Vec<(String, ImageOnHost)>, Result<BTreeMap<String, PathBuf>, Problem>) {
+pub fn check_images(images: &Images, specs: &ImageSpecs) -> (Vec<(String, ImageOnHost)>, Result<ImageFiles, Problem>) {
     let (mut seen, mut files, mut problem) = (Vec::new(), BTreeMap::new(), None);
     for (name, spec) in specs {
         let checked = images.check(name, spec.as_ref());
@@ -53,7 +56,7 @@ pub fn draw(
     title: &str,
     spec: &VirtualMachineSpec,
     specs: &ImageSpecs,
-    files: &BTreeMap<String, PathBuf>,
+    files: &ImageFiles,
     dir: &VmDir,
 ) -> Result<Blueprint, Problem> {
     let file = |name: &str, wanted: &[ImageFormat]| {

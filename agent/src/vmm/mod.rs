@@ -33,9 +33,9 @@ pub enum VmmChoice {
 /// The drivers of a choice, each with what its probe found.
 pub async fn drivers(choice: VmmChoice) -> Vec<(Arc<dyn Vmm>, Result<VmmProbe, VmmError>)> {
     let drivers: Vec<Arc<dyn Vmm>> = match choice {
-        VmmChoice::Auto => vec![Arc::new(cloud_hypervisor::CloudHypervisor::default()), Arc::new(qemu::Qemu::default())],
+        VmmChoice::Auto => vec![Arc::new(cloud_hypervisor::CloudHypervisor), Arc::new(qemu::Qemu::default())],
         VmmChoice::Qemu => vec![Arc::new(qemu::Qemu::default())],
-        VmmChoice::CloudHypervisor => vec![Arc::new(cloud_hypervisor::CloudHypervisor::default())],
+        VmmChoice::CloudHypervisor => vec![Arc::new(cloud_hypervisor::CloudHypervisor)],
         VmmChoice::Simulated => vec![Arc::new(simulated::Simulated)],
     };
     let mut probed = Vec::new();

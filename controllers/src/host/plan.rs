@@ -43,7 +43,7 @@ pub fn plan(host: &Host, renewed: Option<Timestamp>, grace: Duration, now: Times
     };
     let conditions = set_condition(&old.conditions, condition("Ready", ready, reason.to_string(), message.clone()));
     let before = old.conditions.iter().find(|c| c.type_ == "Ready").map(|c| c.status.as_str());
-    let turned = (before != Some(ready) && (ready == "True" || before.is_some())).then(|| (reason, message));
+    let turned = (before != Some(ready) && (ready == "True" || before.is_some())).then_some((reason, message));
     let changed = turned.is_some() || old.phase != Some(phase);
     let status = HostStatus {
         phase: Some(phase),

@@ -100,7 +100,7 @@ fn resume(socket: &Path, begin: Instant) -> Result<(), BenchError> {
         }
     };
     let mut answers = BufReader::new(stream.try_clone().map_err(failed)?).lines();
-    writeln!(&stream, "{}\n{}", r#"{"execute":"qmp_capabilities"}"#, r#"{"execute":"cont"}"#).map_err(failed)?;
+    (&stream).write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"cont\"}\n").map_err(failed)?;
     answers
         .find(|line| line.as_ref().is_ok_and(|l| l.contains("\"RESUME\"")))
         .map_or_else(|| Err(BenchError::new("talk to QEMU", "it never resumed")), |line| line.map(drop).map_err(failed))
