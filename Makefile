@@ -4,7 +4,8 @@ SHELL := /bin/bash
 
 DEMO_DIR   ?= /var/lib/basalt/demo
 IMAGE_DIR  ?= /var/lib/basalt/images/first-light
-GUEST_DIR  ?= $(CURDIR)/target/guest
+TARGET     := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+GUEST_DIR  ?= $(TARGET)/guest
 
 .PHONY: help setup build release demo demo-down test lint manifests bench clean
 
@@ -25,10 +26,10 @@ release: ## Build all programs as they are shipped
 demo: ## Run the main job: a gateway, three hosts, three VMs that answer HTTP (root)
 	@scripts/setup build demo
 	cargo build --release --bins -p basalt-gateway -p basalt-agent -p basaltctl
-	@DEMO_DIR=$(DEMO_DIR) IMAGE_DIR=$(IMAGE_DIR) scripts/demo up
+	@TARGET=$(TARGET) DEMO_DIR=$(DEMO_DIR) IMAGE_DIR=$(IMAGE_DIR) scripts/demo up
 
 demo-down: ## Remove every trace of the demo
-	@DEMO_DIR=$(DEMO_DIR) IMAGE_DIR=$(IMAGE_DIR) scripts/demo down
+	@TARGET=$(TARGET) DEMO_DIR=$(DEMO_DIR) IMAGE_DIR=$(IMAGE_DIR) scripts/demo down
 
 test: ## Run all tests, on real QEMU guests, etcd and kubectl (root)
 	@scripts/setup build test demo
@@ -51,7 +52,7 @@ bench: ## Measure, each figure as a ratio against a named reference in the same 
 	@scripts/setup build test demo
 	@scripts/guest-image $(GUEST_DIR)
 	cargo build --release --bins -p basalt-gateway -p basalt-agent -p basaltctl -p basalt-e2e
-	BASALT_GUEST_DIR=$(GUEST_DIR) target/release/basalt-bench
+	BASALT_GUEST_DIR=$(GUEST_DIR) $(TARGET)/release/basalt-bench
 
 clean: ## Remove what was built
 	cargo clean

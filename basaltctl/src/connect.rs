@@ -89,7 +89,9 @@ impl Server {
         let context = global.context.clone().or_else(|| merged.current_context.clone()).unwrap_or_default();
         let own_namespace = merged.contexts.iter().find(|c| c.name == context).and_then(|c| c.context.as_ref()?.namespace.clone());
         let options = KubeConfigOptions { context: Some(context.clone()).filter(|c| !c.is_empty()), ..KubeConfigOptions::default() };
-        let config = Config::from_custom_kubeconfig(merged, &options).await.map_err(fault)?;
+        let mut config = Config::from_custom_kubeconfig(merged, &options).await.map_err(fault)?;
+        // A person who waits wants to hear of a server that refuses, not that it is being asked again for minutes.
+        config.default_retry = false;
         let (namespace, namespace_from) = match (&global.namespace, own_namespace) {
             (Some(given), _) => (given.clone(), "given by --namespace".to_owned()),
             (None, Some(own)) => (own, format!("from context {context} of {source}")),

@@ -1,4 +1,4 @@
-//! The protocol between gateway and agent: generated code, and the conversions from and to the types of the API.
+//! The protocol between gateway and agent, as generated.
 
 /// `basalt.agent.v1`, as generated from `basalt/agent/v1/agent.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
