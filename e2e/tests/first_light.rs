@@ -118,7 +118,9 @@ async fn every_invalid_example_is_refused_by_field_and_nothing_is_stored() {
         let path = path.to_str().expect("a plain path");
         let ours = fleet.ctl(&["apply", "-f", path]);
         assert!(!ours.success && ours.stderr.contains(field), "{name}: {}", ours.stderr);
+        // An old kubectl refuses some by itself, and names the field without its path.
         let theirs = fleet.kubectl(&["apply", "-f", path], "");
+        let field = field.rsplit('.').next().unwrap_or(field);
         assert!(!theirs.success && theirs.stderr.contains(field), "{name}: {}", theirs.stderr);
     }
     for kind in ["vms", "images"] {

@@ -138,7 +138,7 @@ async fn kubectl_works_with_the_kubeconfig_over_tls() {
     };
     let vm = "apiVersion: basalt.dev/v1alpha1\nkind: VirtualMachine\nmetadata: {name: web}\nspec:\n  memory: 256Mi\n  boot: {kernel: {image: linux}}\n";
     assert!(told(kubectl(&kubeconfig, &["apply", "-f", "-"], vm).await).contains("web created"));
-    told(kubectl(&kubeconfig, &["wait", "vm/web", "--for=jsonpath={.status.host}=h1", "--timeout=20s"], "").await);
+    told(kubectl(&kubeconfig, &["wait", "vm/web", "--for=condition=Scheduled", "--timeout=20s"], "").await);
     let hosts = told(kubectl(&kubeconfig, &["get", "hosts"], "").await);
     assert!(hosts.contains("h1") && hosts.contains("Ready"), "{hosts}");
 
