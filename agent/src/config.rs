@@ -55,6 +55,10 @@ pub struct Settings {
     pub log_format: Option<LogFormat>,
 }
 
+/// The longest data directory in bytes: a unix socket's path has 107 at most (unix(7)), and that of a VMM is
+/// `vms/<uid of 36>/api.sock` in it.
+const LONGEST_DATA_DIR: usize = 107 - "/vms//api.sock".len() - 36;
+
 /// A setting is not usable.
 #[derive(Debug, thiserror::Error)]
 #[error("the setting {name} is not usable: {reason}")]
@@ -92,12 +96,21 @@ impl Settings {
         if !gateway.starts_with("https://") {
             return Err(error("gateway", "expected an address that begins with https://"));
         }
+        let data_dir = self.data_dir.unwrap_or_else(|| "/var/lib/basalt-agent".into());
+        if data_dir.as_os_str().len() > LONGEST_DATA_DIR {
+            let reason = format!(
+                "{} has {} bytes, and at most {LONGEST_DATA_DIR} leave room for the paths of the VMMs' sockets; choose a shorter one",
+                data_dir.display(),
+                data_dir.as_os_str().len()
+            );
+            return Err(error("dataDir", &reason));
+        }
         Ok(Config {
             host: host.ok_or_else(|| error("host", "the machine has no host name; give one"))?,
             gateway,
             ca_file: self.ca_file,
             token_file: self.token_file,
-            data_dir: self.data_dir.unwrap_or_else(|| "/var/lib/basalt-agent".into()),
+            data_dir,
             vmm: self.vmm.unwrap_or(VmmChoice::Auto),
             capacity_cpus: self.capacity_cpus,
             capacity_memory: self.capacity_memory,

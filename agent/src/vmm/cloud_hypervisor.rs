@@ -1,4 +1,4 @@
-//! Cloud Hypervisor, over its REST API on a unix socket (`vmm/api/openapi/cloud-hypervisor.yaml` of its sources, v54).
+//! Cloud Hypervisor 52 or newer, over its REST API on a unix socket (`vmm/src/api/openapi/cloud-hypervisor.yaml` of its sources).
 //!
 //! The process is started empty, then the machine is created and booted over the API. Its serial console goes to its standard
 //! output, which is the console log opened for appending, so that the log can be cut down while the guest runs.
@@ -21,6 +21,7 @@ use tokio::{process::Command, time::Instant};
 
 const PROGRAM: &str = "cloud-hypervisor";
 const SOCKET: &str = "api.sock";
+const EVENTS: &str = "events.json";
 /// How long the program may take to answer a request.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// How long it may take until it answers at all.
@@ -163,11 +164,45 @@ async fn ask(dir: &VmDir, method: Method, request: &'static str, body: Option<&V
     let status = answer.status();
     let text = answer.text().await.map_err(|e| silent(e.to_string()))?;
     if !status.is_success() {
-        let reason = if text.trim().is_empty() { status.to_string() } else { format!("{status}: {}", text.trim()) };
+        // The causes, outermost first, as an array of texts.
+        let causes = serde_json::from_str::<Vec<String>>(&text).map(|causes| causes.join(": "));
+        let said = causes.unwrap_or_else(|_| text.trim().to_owned());
+        let reason = if said.is_empty() { status.to_string() } else { said };
         return Err(VmmError::Refused { vm, request, reason });
     }
     // Most requests are answered with nothing.
     Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+}
+
+/// An event of the monitor: JSON values one after another.
+#[derive(Deserialize)]
+struct Event {
+    source: String,
+    event: String,
+    properties: Option<BTreeMap<String, String>>,
+}
+
+/// What the event monitor knows of a guest and the API does not tell: it calls a guest whose kernel panicked running, and one
+/// that has shut down created.
+#[derive(Default)]
+struct Told {
+    panicked: bool,
+    shut_down: bool,
+}
+
+fn told(dir: &VmDir) -> Told {
+    let events = fs::read(dir.path().join(EVENTS)).unwrap_or_default();
+    // The last one may be half written.
+    let events = serde_json::Deserializer::from_slice(&events).into_iter::<Event>().map_while(Result::ok);
+    events.fold(Told::default(), |told, event| match (event.source.as_str(), event.event.as_str()) {
+        ("vm", "booted") => Told::default(),
+        ("vm", "shutdown") => Told { shut_down: true, ..told },
+        ("guest", "panic") => {
+            let kind = event.properties.as_ref().and_then(|properties| properties.get("event"));
+            Told { panicked: told.panicked || kind.is_some_and(|kind| kind == "panic"), ..told }
+        }
+        _ => told,
+    })
 }
 
 async fn put(dir: &VmDir, request: &'static str) -> Result<(), VmmError> {
@@ -199,7 +234,8 @@ impl Vmm for CloudHypervisor {
         let config = config(machine).map_err(start)?;
         let path = dir.console_log();
         let console = fs::File::options().create(true).append(true).open(&path).map_err(spawned::at("open", &path))?;
-        let args = ["--api-socket", SOCKET, "--event-monitor", "path=events.json"].map(str::to_owned);
+        // A guest that shuts down leaves its VMM behind to say so; a VMM that ends by itself has failed (since version 52).
+        let args = ["--no-shutdown", "--api-socket", SOCKET, "--event-monitor", &format!("path={EVENTS}")].map(str::to_owned);
         let process = spawned::start(PROGRAM, &args, &machine.title, dir, Some(console))?;
         let begin = Instant::now();
         while ask(dir, Method::GET, "vmm.ping", None).await.is_err() {
@@ -212,8 +248,15 @@ impl Vmm for CloudHypervisor {
             }
             tokio::time::sleep(LOOK).await;
         }
-        ask(dir, Method::PUT, "vm.create", Some(&config)).await?;
-        put(dir, "vm.boot").await?;
+        let made = async {
+            ask(dir, Method::PUT, "vm.create", Some(&config)).await?;
+            put(dir, "vm.boot").await
+        };
+        if let Err(error) = made.await {
+            // What is left is a program without a machine, which looks like one whose guest has shut down.
+            self.destroy(dir).await?;
+            return Err(error);
+        }
         Ok(process)
     }
 
@@ -224,13 +267,15 @@ impl Vmm for CloudHypervisor {
     async fn state(&self, dir: &VmDir) -> Result<GuestState, VmmError> {
         let info = ask(dir, Method::GET, "vm.info", None).await;
         let info = match info {
-            // The program is there, but the machine in it is not: it shut down and was taken away.
+            // The program is there, but there is no machine in it: it was taken away.
             Err(VmmError::Refused { .. }) => return Ok(GuestState::Shutdown),
             info => info?,
         };
         let state = serde_json::from_value::<VmInfo>(info).map(|info| info.state).unwrap_or_default();
         Ok(match state.as_str() {
+            "Running" if told(dir).panicked => GuestState::Crashed,
             "Running" => GuestState::Running,
+            "Created" if told(dir).shut_down => GuestState::Shutdown,
             "Created" => GuestState::Created,
             "Shutdown" => GuestState::Shutdown,
             _ => GuestState::Paused,
@@ -261,7 +306,7 @@ impl Vmm for CloudHypervisor {
             }
             spawned::end(&process, QUIT_DEADLINE, dir).await?;
         }
-        spawned::forget(dir, &[SOCKET, "events.json"])
+        spawned::forget(dir, &[SOCKET, "api.sock.lock", EVENTS])
     }
 
     async fn counters(&self, dir: &VmDir) -> Result<VmCounters, VmmError> {
