@@ -37,6 +37,7 @@ pub fn definitions() -> Vec<ResourceDef> {
         columns,
         schema: Arc::new(schema),
         selectable_fields: Vec::new(),
+        strategic_merge: true,
     };
     let mut namespace = def(
         "",
@@ -46,7 +47,7 @@ pub fn definitions() -> Vec<ResourceDef> {
         false,
         true,
         vec![column("Status", ".status.phase", "string", "Active or Terminating"), age.clone()],
-        schema_of::<Namespace>("A Namespace holds objects apart from those of other namespaces."),
+        namespace_schema(),
     );
     namespace.selectable_fields = vec!["status.phase".to_owned()];
     let mut event = def(
@@ -89,6 +90,16 @@ pub fn definitions() -> Vec<ResourceDef> {
         schema_of::<Lease>("A Lease is held by renewing it."),
     );
     vec![namespace, event, lease]
+}
+
+fn namespace_schema() -> Value {
+    let mut schema = schema_of::<Namespace>("A Namespace holds objects apart from those of other namespaces.");
+    // The generated schema leaves out how lists are merged.
+    if let Some(Value::Object(conditions)) = schema.pointer_mut("/properties/status/properties/conditions") {
+        conditions.insert("x-kubernetes-list-type".into(), "map".into());
+        conditions.insert("x-kubernetes-list-map-keys".into(), json!(["type"]));
+    }
+    schema
 }
 
 /// A type's schema in structural form: without references, and without what structural schemas may not say.

@@ -51,6 +51,8 @@ pub struct Event {
     pub previous: Option<Arc<Object>>,
     /// It is gone.
     pub deleted: bool,
+    /// How many events of its kind there were before it.
+    pub sequence: u64,
 }
 
 /// The objects of a kind by their place.
@@ -66,6 +68,8 @@ pub struct Snapshot {
     pub revision: Revision,
     /// The objects.
     pub objects: Objects,
+    /// How many events of the kind there were up to it.
+    pub events: u64,
 }
 
 /// The history that a watch wants to start from is gone.
@@ -86,6 +90,8 @@ struct State {
     ring: VecDeque<Arc<Event>>,
     /// The revision of the newest event.
     revision: Revision,
+    /// How many events there were.
+    events: u64,
     /// The oldest revision that a watch may start after.
     floor: Revision,
     live: broadcast::Sender<Arc<Event>>,
@@ -137,18 +143,28 @@ impl Cache {
     async fn load(&self, store: &dyn Store) -> Result<Revision, StoreError> {
         let start = keys::ROOT.as_bytes();
         let range = store.range(start, &prefix_end(start), 0).await?;
-        let mut found: HashMap<(&str, &str), HashSet<String>> = HashMap::new();
+        let mut found: HashMap<(&str, &str), HashSet<&str>> = HashMap::new();
+        let mut changed = Vec::new();
         for entry in &range.entries {
             let Some((group, plural, place)) = keys::split(&entry.key) else { continue };
             let Some(kind) = self.kind(group, plural) else { continue };
-            if let Some(object) = decode(entry) {
-                found.entry((group, plural)).or_default().insert(place.to_owned());
-                kind.publish(place, Some(object), entry.modified);
+            found.entry((group, plural)).or_default().insert(place);
+            if kind.get(place).is_none_or(|known| known.revision != entry.modified) {
+                changed.push((kind, place, entry));
             }
         }
+        // Watchers that are there see the difference in the order of revisions, what is gone first and as of the last
+        // revision that they know: whoever is cut off in the midst of it has to list again.
         let nothing = HashSet::new();
+        let before = self.revision();
         for ((group, plural), kind) in &self.kinds {
-            kind.reset(found.get(&(group.as_str(), plural.as_str())).unwrap_or(&nothing), range.revision);
+            kind.begin_anew(found.get(&(group.as_str(), plural.as_str())).unwrap_or(&nothing), before, range.revision);
+        }
+        changed.sort_by_key(|(_, _, entry)| entry.modified);
+        for (kind, place, entry) in changed {
+            if let Some(object) = decode(entry) {
+                kind.publish(place, Some(object), entry.modified);
+            }
         }
         self.progress.send_replace(range.revision);
         Ok(range.revision)
@@ -205,8 +221,14 @@ impl Cache {
 
 impl Kind {
     fn new() -> Self {
-        let state =
-            State { objects: Objects::new_sync(), ring: VecDeque::new(), revision: 0, floor: 0, live: broadcast::Sender::new(BACKLOG) };
+        let state = State {
+            objects: Objects::new_sync(),
+            ring: VecDeque::new(),
+            revision: 0,
+            events: 0,
+            floor: 0,
+            live: broadcast::Sender::new(BACKLOG),
+        };
         Self { state: RwLock::new(state), pages: Mutex::new(VecDeque::new()) }
     }
 
@@ -223,7 +245,7 @@ impl Kind {
     /// All objects; `known` is a revision that the whole cache has reached.
     pub fn snapshot(&self, known: Revision) -> Snapshot {
         let state = self.read();
-        Snapshot { revision: state.revision.max(known), objects: state.objects.clone() }
+        Snapshot { revision: state.revision.max(known), objects: state.objects.clone(), events: state.events }
     }
 
     /// Keeps a snapshot for the next page of a list.
@@ -255,28 +277,32 @@ impl Kind {
     /// The objects as they are, and the events to come.
     pub fn watch_from_now(&self, known: Revision) -> (Snapshot, LiveEvents) {
         let state = self.read();
-        (Snapshot { revision: state.revision.max(known), objects: state.objects.clone() }, state.live.subscribe())
+        (Snapshot { revision: state.revision.max(known), objects: state.objects.clone(), events: state.events }, state.live.subscribe())
+    }
+
+    /// How many events there were.
+    pub fn events(&self) -> u64 {
+        self.read().events
     }
 
     fn publish(&self, place: &str, object: Option<Object>, revision: Revision) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let previous = state.objects.get(place).cloned();
         let event = match (object, &previous) {
-            // A load finds what is here already.
-            (Some(object), Some(previous)) if previous.revision == object.revision => return,
             (Some(object), _) => {
                 let object = Arc::new(object);
                 state.objects.insert_mut(place.to_owned(), object.clone());
-                Event { revision, object, previous, deleted: false }
+                Event { revision, object, previous, deleted: false, sequence: state.events }
             }
             (None, Some(last)) => {
                 state.objects.remove_mut(place);
-                Event { revision, object: Arc::new(Object::at(&last.value, revision)), previous, deleted: true }
+                Event { revision, object: Arc::new(Object::at(&last.value, revision)), previous, deleted: true, sequence: state.events }
             }
             (None, None) => return,
         };
         let event = Arc::new(event);
         state.revision = state.revision.max(revision);
+        state.events += 1;
         state.ring.push_back(event.clone());
         if state.ring.len() > RING
             && let Some(oldest) = state.ring.pop_front()
@@ -287,15 +313,16 @@ impl Kind {
         let _ = state.live.send(event);
     }
 
-    /// After a load: what was not found is gone, and the history before it is not whole.
-    fn reset(&self, found: &HashSet<String>, revision: Revision) {
-        let gone: Vec<String> = self.read().objects.keys().filter(|place| !found.contains(*place)).cloned().collect();
-        for place in gone {
-            self.publish(&place, None, revision);
-        }
+    /// At a load: the history before `revision` is not whole, and what was not found is gone since after `before`.
+    fn begin_anew(&self, found: &HashSet<&str>, before: Revision, revision: Revision) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.ring.clear();
         state.floor = revision;
+        let gone: Vec<String> = state.objects.keys().filter(|place| !found.contains(place.as_str())).cloned().collect();
+        drop(state);
+        for place in gone {
+            self.publish(&place, None, before);
+        }
     }
 }
 
@@ -305,6 +332,11 @@ impl Object {
         let mut value = value.clone();
         value["metadata"]["resourceVersion"] = revision.to_string().into();
         Self { revision, json: Bytes::from(value.to_string()), value: Arc::new(value) }
+    }
+
+    /// An object that is not written: it has no resource version.
+    pub fn unwritten(value: Value) -> Self {
+        Self { revision: 0, json: Bytes::from(value.to_string()), value: Arc::new(value) }
     }
 }
 

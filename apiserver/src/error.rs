@@ -88,6 +88,8 @@ pub enum CauseReason {
     FieldValueForbidden,
     /// Another manager owns the field.
     FieldManagerConflict,
+    /// The namespace of the object is being deleted.
+    NamespaceTerminating,
     /// The resource version asked for has not been reached yet.
     ResourceVersionTooLarge,
 }
@@ -138,12 +140,14 @@ pub struct Status {
     pub message: String,
     /// The object and the causes.
     pub details: Option<Box<Details>>,
+    /// With what a list that cannot go on consistently can go on all the same.
+    pub continue_token: Option<Box<str>>,
 }
 
 impl Status {
     /// A failure without an object.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), details: None }
+        Self { reason, message: message.into(), details: None, continue_token: None }
     }
 
     /// The same with an object and causes.
@@ -200,6 +204,9 @@ impl Status {
             "reason": self.reason,
             "code": self.reason.code().as_u16(),
         });
+        if let Some(token) = &self.continue_token {
+            value["metadata"]["continue"] = (**token).into();
+        }
         if let Some(details) = &self.details {
             value["details"] = serde_json::json!(details);
         }
@@ -209,12 +216,17 @@ impl Status {
 
 impl From<basalt_store::StoreError> for Status {
     fn from(error: basalt_store::StoreError) -> Self {
-        tracing::error!("{error}");
-        let reason = match error {
-            basalt_store::StoreError::Closed => Reason::ServiceUnavailable,
-            _ => Reason::InternalError,
+        use basalt_store::StoreError;
+        let (reason, message) = match &error {
+            // Names are checked before anything is written, so that it can only be the size.
+            StoreError::Invalid { reason } => {
+                return Self::new(Reason::RequestEntityTooLarge, format!("the object cannot be stored: {reason}"));
+            }
+            StoreError::Closed | StoreError::Refused { .. } => (Reason::ServiceUnavailable, error.to_string()),
+            StoreError::Open { .. } | StoreError::Revision { .. } | StoreError::Engine { .. } => (Reason::InternalError, error.to_string()),
         };
-        Self::new(reason, error.to_string())
+        tracing::error!("{message}");
+        Self::new(reason, message)
     }
 }
 

@@ -15,14 +15,17 @@ mod identity;
 mod jsonpath;
 mod keys;
 mod metadata;
+mod namespace;
 mod negotiate;
 mod openapi;
+mod patch;
 pub mod registry;
 mod request;
 pub mod schema;
 mod selector;
 mod server;
 mod storage;
+mod strategic;
 mod subresource;
 mod table;
 

@@ -34,6 +34,8 @@ pub struct ResourceDef {
     pub schema: Arc<Value>,
     /// Fields besides metadata.name and metadata.namespace that field selectors may name, as JSON paths without the leading dot.
     pub selectable_fields: Vec<String>,
+    /// Strategic merge patches are taken, as clients send them for the kinds that they know from Kubernetes.
+    pub strategic_merge: bool,
 }
 
 /// A printer column of a kind.
@@ -135,6 +137,7 @@ impl Registry {
                     .flatten()
                     .map(|f| f.json_path.trim_start_matches('.').to_owned())
                     .collect(),
+                strategic_merge: false,
             });
         }
         Ok(())

@@ -8,7 +8,7 @@ use crate::{
     gc,
     handlers::{Api, Asked, json},
     identity::{Attributes, Identity, authorize},
-    keys, negotiate, openapi,
+    keys, namespace, negotiate, openapi,
     registry::{Registry, ResourceDef},
     request::{self, Query, Target},
     schema::{Schema, SchemaError},
@@ -76,7 +76,7 @@ impl ApiServer {
         let kinds = registry.iter().map(|def| (def.group.clone(), def.plural.clone()));
         let cache = Cache::start(store.clone(), kinds, options.shutdown.clone()).await?;
         let api = Arc::new(Api { registry, storage: Storage { store, cache }, schemas, shutdown: options.shutdown });
-        for name in ["default".to_owned()].into_iter().chain(options.namespaces) {
+        for name in [namespace::DEFAULT.to_owned()].into_iter().chain(options.namespaces) {
             api.ensure_namespace(&name).await.map_err(|status| StartError::Namespace { name, status: Box::new(status) })?;
         }
         tokio::spawn(gc::run(api.clone()));
@@ -100,7 +100,7 @@ impl Api {
             "kind": "Namespace",
             "metadata": { "name": name, "uid": uuid::Uuid::new_v4().to_string(), "creationTimestamp": self.now().to_string(), "generation": 1 },
         });
-        gc::complete_namespace(&mut namespace);
+        namespace::complete(&mut namespace, None);
         crate::apply::record_update(None, &mut namespace, &def, Manager { name: "basalt", subresource: "" }, self.now());
         // Another gateway may have made it meanwhile.
         self.storage.create(&def, &keys::place(None, name), &namespace).await.map(drop)

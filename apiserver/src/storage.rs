@@ -58,9 +58,9 @@ impl Storage {
     }
 
     /// Writes a new object; `None` if there is one already.
-    pub async fn create(&self, def: &ResourceDef, place: &str, object: &Value) -> Result<Option<Object>, Status> {
+    pub async fn create(&self, def: &ResourceDef, place: &str, object: &Value) -> Result<Option<Arc<Object>>, Status> {
         match self.commit(def, place, Expect::Absent, Some(object)).await {
-            Ok(revision) => Ok(Some(Object::at(object, revision))),
+            Ok(revision) => Ok(Some(Arc::new(Object::at(object, revision)))),
             Err(CommitError::Conflict { .. }) => Ok(None),
             Err(CommitError::Store(error)) => Err(error.into()),
         }
@@ -98,10 +98,10 @@ impl Storage {
                 Outcome::Delete => None,
             };
             if dry_run {
-                return Ok(new.map_or(Changed::Deleted(live.clone()), |new| Changed::Put(Object::at(&new, live.revision))));
+                return Ok(new.map_or(Changed::Deleted(live.clone()), |new| Changed::Put(Arc::new(Object::at(&new, live.revision)))));
             }
             match self.commit(def, place, Expect::At(live.revision), new.as_ref()).await {
-                Ok(revision) => return Ok(new.map_or(Changed::Deleted(live), |new| Changed::Put(Object::at(&new, revision)))),
+                Ok(revision) => return Ok(new.map_or(Changed::Deleted(live), |new| Changed::Put(Arc::new(Object::at(&new, revision))))),
                 Err(CommitError::Conflict { current, .. }) => {
                     fresh = true;
                     live = current.as_ref().and_then(decode).map(Arc::new).ok_or_else(not_found)?;
@@ -141,7 +141,16 @@ pub enum Changed {
     /// It was as wanted already.
     Kept(Arc<Object>),
     /// It is this now.
-    Put(Object),
+    Put(Arc<Object>),
     /// It was this and is gone.
     Deleted(Arc<Object>),
+}
+
+impl Changed {
+    /// The object, as it is or was last.
+    pub fn into_object(self) -> Arc<Object> {
+        match self {
+            Self::Kept(object) | Self::Put(object) | Self::Deleted(object) => object,
+        }
+    }
 }

@@ -44,6 +44,8 @@ pub(super) struct Entry<'a> {
     unread: Option<&'a Value>,
     /// Where in its list the entry stands, while it is as it stands there.
     place: Option<usize>,
+    /// Of an applier of an object with nothing but a name: it owns nothing, and that it applied is known all the same.
+    bare: bool,
 }
 
 /// An entry that cannot be read.
@@ -75,7 +77,8 @@ impl Owner<'_> {
 
 impl<'a> Entry<'a> {
     pub(super) fn new(owner: Owner<'a>, time: Timestamp, fields: Fields<'a>) -> Self {
-        Self { owner, time: Some(time), fields, unread: None, place: None }
+        let bare = owner.operation == Operation::Apply && fields.is_empty();
+        Self { owner, time: Some(time), fields, unread: None, place: None, bare }
     }
 
     /// Reads an entry but for its fields.
@@ -102,7 +105,7 @@ impl<'a> Entry<'a> {
             time => Some(time.parse().map_err(|e| format!("time: {time:?} is not an RFC 3339 time: {e}"))?),
         };
         let owner = Owner { operation, manager: text("manager")?, api_version, subresource: text("subresource")? };
-        Ok(Self { owner, time, fields: Fields::default(), unread: value.get("fieldsV1"), place: None })
+        Ok(Self { owner, time, fields: Fields::default(), unread: value.get("fieldsV1"), place: None, bare: false })
     }
 
     /// The fields of an entry that was read whole.
@@ -114,6 +117,7 @@ impl<'a> Entry<'a> {
     fn read(&mut self, schema: Schema<'_>) -> Result<(), FieldsError> {
         if let Some(unread) = self.unread.take() {
             self.fields = Fields::parse(unread).inspect_err(|_| self.place = None)?;
+            self.bare = self.owner.operation == Operation::Apply && self.fields.is_empty();
             if settle(&mut self.fields, schema) {
                 self.place = None;
             }
@@ -145,7 +149,7 @@ impl<'a> Entry<'a> {
     }
 
     fn is_empty(&self) -> bool {
-        self.unread.is_none() && self.fields.is_empty()
+        !self.bare && self.unread.is_none() && self.fields.is_empty()
     }
 
     fn print(&self) -> Value {

@@ -1,26 +1,29 @@
 //! `delete` and `deletecollection`.
 
-use super::{Api, Asked, json, object, read::Selection, write::finalizers};
+use super::{
+    Api, Asked,
+    checks::{conflict, finalizers, set_or_remove},
+    json, object,
+    read::Selection,
+};
 use crate::{
     decode,
     error::{Reason, Status},
-    gc::{self, FOREGROUND, ORPHAN},
-    handlers::write::conflict,
-    keys,
+    gc::{FOREGROUND, ORPHAN},
+    keys, namespace,
     registry::ResourceDef,
     storage::{Changed, Outcome},
 };
 use axum::{
     body::Body,
-    http::{Response, StatusCode, header},
+    http::{Response, StatusCode},
 };
 use serde_json::{Value, json};
 
 /// What becomes of the objects that the deleted one owns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagation {
     /// They are deleted after it.
-    #[default]
     Background,
     /// They are deleted before it.
     Foreground,
@@ -31,22 +34,28 @@ pub enum Propagation {
 /// How an object is to be deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Deletion {
-    pub propagation: Propagation,
+    /// As an earlier deletion said, or in the background, if it is not given.
+    pub propagation: Option<Propagation>,
     pub uid: Option<String>,
     pub resource_version: Option<String>,
     pub dry_run: bool,
 }
 
 impl Deletion {
+    /// Of this object, and not of one that has its name since.
+    pub fn of(object: &Value) -> Self {
+        Self { uid: object["metadata"]["uid"].as_str().map(str::to_owned), ..Self::default() }
+    }
+
     fn parse(asked: &Asked<'_>, body: &[u8]) -> Result<Self, Status> {
-        let content_type = asked.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        let options = if body.is_empty() { json!({}) } else { decode::object(body, content_type)? };
+        let options = if body.is_empty() { json!({}) } else { decode::object(body, asked.content_type())? };
         let text = |value: &Value| value.as_str().filter(|v| !v.is_empty()).map(str::to_owned);
         let propagation = text(&options["propagationPolicy"]).or_else(|| asked.query.text("propagationPolicy").map(str::to_owned));
         let propagation = match propagation.as_deref() {
-            None | Some("Background") => Propagation::Background,
-            Some("Foreground") => Propagation::Foreground,
-            Some("Orphan") => Propagation::Orphan,
+            None => None,
+            Some("Background") => Some(Propagation::Background),
+            Some("Foreground") => Some(Propagation::Foreground),
+            Some("Orphan") => Some(Propagation::Orphan),
             Some(other) => {
                 let message = format!("propagationPolicy {other:?} is not valid: expected Background, Foreground or Orphan");
                 return Err(Status::new(Reason::BadRequest, message));
@@ -74,8 +83,7 @@ impl Api {
                 let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
                 json(StatusCode::OK, status.to_string())
             }
-            Changed::Kept(held) => object(asked, StatusCode::OK, &held.value, &held.json),
-            Changed::Put(held) => object(asked, StatusCode::OK, &held.value, &held.json),
+            Changed::Kept(held) | Changed::Put(held) => object(asked, StatusCode::OK, &held),
         })
     }
 
@@ -102,6 +110,10 @@ impl Api {
     pub async fn remove(&self, def: &ResourceDef, place: &str, deletion: &Deletion) -> Result<Changed, Status> {
         let name = place.rsplit('/').next().unwrap_or(place).to_owned();
         let now = self.now();
+        if namespace::is_namespace(def) && name == namespace::DEFAULT {
+            let what = "is forbidden: this namespace may not be deleted";
+            return Err(Status::about(Reason::Forbidden, &def.group, &def.plural, &name, what));
+        }
         self.storage
             .change(def, place, deletion.dry_run, |live| {
                 let meta = &live["metadata"];
@@ -120,25 +132,26 @@ impl Api {
                     }
                 }
                 let mut held: Vec<&str> = finalizers(live);
-                match deletion.propagation {
-                    Propagation::Background => {}
-                    Propagation::Foreground if !held.contains(&FOREGROUND) => held.push(FOREGROUND),
-                    Propagation::Orphan if !held.contains(&ORPHAN) => held.push(ORPHAN),
-                    _ => {}
+                if let Some(propagation) = deletion.propagation {
+                    for (finalizer, wanted) in [(FOREGROUND, Propagation::Foreground), (ORPHAN, Propagation::Orphan)] {
+                        match held.contains(&finalizer) {
+                            false if propagation == wanted => held.push(finalizer),
+                            true if propagation != wanted => held.retain(|held| *held != finalizer),
+                            _ => {}
+                        }
+                    }
                 }
-                if held.is_empty() && !gc::holds(def, live) {
+                if held.is_empty() && !namespace::holds(def, live) {
                     return Ok(Outcome::Delete);
                 }
                 let mut new = live.clone();
-                if !held.is_empty() {
-                    new["metadata"]["finalizers"] = json!(held);
-                }
+                set_or_remove(&mut new["metadata"], "finalizers", if held.is_empty() { Value::Null } else { json!(held) });
                 if meta["deletionTimestamp"].is_null() {
                     new["metadata"]["deletionTimestamp"] = now.to_string().into();
                     new["metadata"]["deletionGracePeriodSeconds"] = 0.into();
                     // Kubernetes counts the wish to be deleted as a change of what is wanted.
                     new["metadata"]["generation"] = (meta["generation"].as_i64().unwrap_or(0) + 1).into();
-                    gc::mark_terminating(def, &mut new);
+                    namespace::mark_terminating(def, &mut new);
                 }
                 Ok(if new == *live { Outcome::Keep } else { Outcome::Put(new) })
             })

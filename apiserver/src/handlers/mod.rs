@@ -1,5 +1,6 @@
 //! The verbs on kinds.
 
+pub mod checks;
 pub mod delete;
 pub mod read;
 pub mod watch;
@@ -7,6 +8,7 @@ pub mod write;
 
 use crate::{
     apply::Manager,
+    cache::Object,
     error::{Reason, Status},
     negotiate::Form,
     registry::{Registry, ResourceDef},
@@ -19,9 +21,7 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
-use bytes::Bytes;
 use jiff::Timestamp;
-use serde_json::Value;
 use std::collections::HashMap;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +57,11 @@ impl Api {
 }
 
 impl Asked<'_> {
+    /// The media type of the body.
+    pub fn content_type(&self) -> Option<&str> {
+        self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok())
+    }
+
     /// Who writes: as the request says, or the program that sent it.
     pub fn manager(&self) -> Result<Manager<'_>, Status> {
         let agent = self.headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).and_then(|v| v.split('/').next());
@@ -77,14 +82,14 @@ pub fn json(code: StatusCode, body: impl Into<Body>) -> Response<Body> {
 }
 
 /// One object in the form that was asked for.
-pub fn object(asked: &Asked<'_>, code: StatusCode, value: &Value, encoded: &Bytes) -> Response<Body> {
+pub fn object(asked: &Asked<'_>, code: StatusCode, object: &Object) -> Response<Body> {
     match asked.form {
-        Form::Objects => json(code, encoded.clone()),
-        Form::Metadata => json(code, table::partial(value).to_string()),
+        Form::Objects => json(code, object.json.clone()),
+        Form::Metadata => json(code, table::partial(&object.value).to_string()),
         Form::Table => {
-            let metadata = serde_json::json!({ "resourceVersion": value["metadata"]["resourceVersion"] });
+            let metadata = serde_json::json!({ "resourceVersion": object.value["metadata"]["resourceVersion"] });
             let options = table::Options { include_object: read::include_object(asked.query), no_headers: false };
-            json(code, table::render(&asked.target.def, &[value], metadata, options, Timestamp::now()).to_string())
+            json(code, table::render(&asked.target.def, &[&object.value], metadata, options, Timestamp::now()).to_string())
         }
     }
 }

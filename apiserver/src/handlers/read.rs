@@ -3,7 +3,7 @@
 use super::{Api, Asked, json, object};
 use crate::{
     cache::{Object, Snapshot},
-    error::{Details, Reason, Status},
+    error::{Cause, CauseReason, Details, Reason, Status},
     keys,
     negotiate::Form,
     request::Query,
@@ -47,11 +47,17 @@ impl Selection {
     }
 }
 
-/// Where the next page of a list begins, and in which snapshot.
+/// Where the next page of a list begins, and in which snapshot: 0 is the newest.
 #[derive(Serialize, Deserialize)]
 struct Continue {
     rv: u64,
     after: String,
+}
+
+impl Continue {
+    fn encode(rv: u64, after: &str) -> String {
+        URL_SAFE_NO_PAD.encode(json!(Self { rv, after: after.to_owned() }).to_string())
+    }
 }
 
 /// How much of each object a table carries.
@@ -68,14 +74,21 @@ impl Api {
     pub async fn get(&self, asked: &Asked<'_>, name: &str) -> Result<Response<Body>, Status> {
         let def = &asked.target.def;
         let place = keys::place(asked.target.namespace.as_deref(), name);
-        // A reader that is content with any state does not wait for the newest.
-        let cached = if asked.query.text("resourceVersion") == Some("0") { self.storage.kind(def)?.get(&place) } else { None };
-        let found = match cached {
+        let found = match asked.query.number("resourceVersion")? {
+            // A reader that is content with any state does not wait for the newest.
+            Some(0) => self.storage.kind(def)?.get(&place),
+            Some(wanted) => {
+                self.reach(wanted).await?;
+                self.storage.kind(def)?.get(&place)
+            }
+            None => None,
+        };
+        let found = match found {
             Some(found) => Some(found),
             None => self.storage.get(def, &place).await?,
         };
         let found = found.ok_or_else(|| Status::not_found(&def.group, &def.plural, name))?;
-        Ok(object(asked, StatusCode::OK, &found.value, &found.json))
+        Ok(object(asked, StatusCode::OK, &found))
     }
 
     /// `list`.
@@ -84,7 +97,7 @@ impl Api {
         let selection = Selection::of(asked)?;
         let limit = usize::try_from(asked.query.number("limit")?.unwrap_or(0)).unwrap_or(usize::MAX);
         let (snapshot, after) = match asked.query.text("continue") {
-            Some(token) => self.next_page(asked, token)?,
+            Some(token) => self.next_page(asked, token).await?,
             None => (self.snapshot(asked).await?, None),
         };
         let range = asked.target.namespace.as_ref().map(|ns| (format!("{ns}/"), format!("{ns}0")));
@@ -108,8 +121,7 @@ impl Api {
         }
         let mut metadata = json!({ "resourceVersion": snapshot.revision.to_string() });
         if more && let Some((place, _)) = page.last() {
-            let token = json!(Continue { rv: snapshot.revision, after: (*place).clone() }).to_string();
-            metadata["continue"] = URL_SAFE_NO_PAD.encode(token).into();
+            metadata["continue"] = Continue::encode(snapshot.revision, place).into();
             self.storage.kind(def)?.keep_page(&snapshot);
         }
         let values: Vec<&Value> = page.iter().map(|(_, object)| &*object.value).collect();
@@ -144,13 +156,24 @@ impl Api {
 
     async fn snapshot(&self, asked: &Asked<'_>) -> Result<Snapshot, Status> {
         let kind = self.storage.kind(&asked.target.def)?;
-        match asked.query.number("resourceVersion")? {
+        let wanted = asked.query.number("resourceVersion")?;
+        let exact = match (asked.query.text("resourceVersionMatch"), wanted) {
+            (None, _) | (Some("NotOlderThan"), Some(_)) => false,
+            (Some("Exact"), Some(wanted)) if wanted > 0 => true,
+            (Some("Exact" | "NotOlderThan"), _) => {
+                return Err(wrong_match("Forbidden: it is of use only with a resourceVersion, and Exact only with one that is not 0"));
+            }
+            (Some(other), _) => {
+                return Err(wrong_match(&format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"")));
+            }
+        };
+        match wanted {
             Some(0) => Ok(kind.snapshot(self.storage.cache.revision())),
             None => Ok(kind.snapshot(self.storage.catch_up().await?)),
             Some(wanted) => {
                 let newest = self.reach(wanted).await?;
                 let snapshot = kind.snapshot(newest);
-                if asked.query.text("resourceVersionMatch") == Some("Exact") && snapshot.revision != wanted {
+                if exact && snapshot.revision != wanted {
                     return Err(expired(wanted, snapshot.revision));
                 }
                 Ok(snapshot)
@@ -168,29 +191,40 @@ impl Api {
             return Ok(self.storage.cache.revision());
         }
         let mut status = Status::new(Reason::Timeout, format!("Too large resource version: {wanted}, current: {newest}"));
-        let cause = crate::error::Cause {
-            reason: crate::error::CauseReason::ResourceVersionTooLarge,
-            message: "Too large resource version".into(),
-            field: String::new(),
-        };
+        let cause =
+            Cause { reason: CauseReason::ResourceVersionTooLarge, message: "Too large resource version".into(), field: String::new() };
         status.details = Some(Box::new(Details { causes: vec![cause], retry_after_seconds: Some(1), ..Details::default() }));
         Err(status)
     }
 
-    fn next_page(&self, asked: &Asked<'_>, token: &str) -> Result<(Snapshot, Option<String>), Status> {
-        let wrong = || Status::new(Reason::BadRequest, format!("continue key is not valid: {token:?} was not given out by this server"));
+    async fn next_page(&self, asked: &Asked<'_>, token: &str) -> Result<(Snapshot, Option<String>), Status> {
+        let shown: String = token.chars().take(80).collect();
+        let wrong = || Status::new(Reason::BadRequest, format!("continue key is not valid: {shown:?} was not given out by this server"));
         let token: Continue = URL_SAFE_NO_PAD.decode(token).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(wrong)?;
         if asked.target.namespace.as_ref().is_some_and(|ns| !token.after.starts_with(&format!("{ns}/"))) {
             return Err(wrong());
         }
-        match self.storage.kind(&asked.target.def)?.page(token.rv) {
-            Some(snapshot) => Ok((snapshot, Some(token.after))),
-            None => Err(Status::new(
-                Reason::Expired,
-                "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
-            )),
+        let kind = self.storage.kind(&asked.target.def)?;
+        if token.rv == 0 {
+            return Ok((kind.snapshot(self.storage.catch_up().await?), Some(token.after)));
         }
+        if let Some(snapshot) = kind.page(token.rv) {
+            return Ok((snapshot, Some(token.after)));
+        }
+        let mut status = Status::new(
+            Reason::Expired,
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+        );
+        status.continue_token = Some(Continue::encode(0, &token.after).into());
+        Err(status)
     }
+}
+
+/// `resourceVersionMatch` is not as it can be.
+fn wrong_match(what: &str) -> Status {
+    let reason = if what.starts_with("Forbidden") { CauseReason::FieldValueForbidden } else { CauseReason::FieldValueNotSupported };
+    let cause = Cause { reason, message: what.to_owned(), field: "resourceVersionMatch".into() };
+    Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
 }
 
 /// The history or the state that was asked for is gone.

@@ -2,11 +2,12 @@
 
 use super::{Api, Asked, read::Selection};
 use crate::{
-    cache::{Event, Object},
-    error::Status,
+    cache::{Cache, Event, LiveEvents, Object},
+    error::{Cause, CauseReason, Status},
     handlers::read::{expired, include_object},
     negotiate::Form,
     registry::ResourceDef,
+    request::Query,
     table,
 };
 use axum::{
@@ -21,8 +22,8 @@ use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration}
 use tokio::{sync::broadcast, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How long a watch lasts if its client does not say.
-const LIFE: Duration = Duration::from_secs(30 * 60);
+/// How long a watch lasts if its client does not say, and at the most.
+const LIFE: (Duration, Duration) = (Duration::from_secs(30 * 60), Duration::from_secs(24 * 60 * 60));
 /// How often a watch that wants bookmarks gets one.
 const BOOKMARK: Duration = Duration::from_secs(30);
 /// How many lines are sent at once at the most.
@@ -37,8 +38,10 @@ struct Watch {
     headers_sent: bool,
     /// Lines that are ready to be sent.
     ready: VecDeque<Bytes>,
-    live: broadcast::Receiver<Arc<Event>>,
-    /// Events up to this one have been sent.
+    /// Joined to what is in `ready` at the start without a gap and without an overlap.
+    live: LiveEvents,
+    cache: Arc<Cache>,
+    /// Everything up to this revision has been sent.
     revision: u64,
     bookmarks: bool,
     next_bookmark: Instant,
@@ -47,33 +50,69 @@ struct Watch {
     ended: bool,
 }
 
+/// Where a watch begins.
+enum Start {
+    /// With the present state, and word of its end if it is asked for.
+    Present { announce_end: bool },
+    /// With the first event from now on.
+    Now,
+    /// With the first event after a revision.
+    After(u64),
+}
+
+impl Start {
+    fn parse(query: &Query) -> Result<Self, Status> {
+        let after = query.number("resourceVersion")?.filter(|version| *version > 0);
+        let matching = query.text("resourceVersionMatch");
+        let forbidden = |field: &str, why: &str| {
+            let cause = Cause { reason: CauseReason::FieldValueForbidden, message: format!("Forbidden: {why}"), field: field.into() };
+            Status::invalid("meta.k8s.io", "ListOptions", "", vec![cause])
+        };
+        if query.text("sendInitialEvents").is_none() {
+            if matching.is_some() {
+                let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+                return Err(forbidden("resourceVersionMatch", why));
+            }
+            // As in Kubernetes: without a version, or with 0, the present state comes first.
+            return Ok(after.map_or(Self::Present { announce_end: false }, Self::After));
+        }
+        if matching != Some("NotOlderThan") {
+            let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            return Err(forbidden("resourceVersionMatch", why));
+        }
+        if query.flag("sendInitialEvents")? {
+            return Ok(Self::Present { announce_end: query.flag("allowWatchBookmarks")? });
+        }
+        Ok(after.map_or(Self::Now, Self::After))
+    }
+}
+
 impl Api {
     /// `watch`.
     pub async fn watch(&self, asked: &Asked<'_>) -> Result<Response<Body>, Status> {
         let def = asked.target.def.clone();
         let selection = Selection::of(asked)?;
         let kind = self.storage.kind(&def)?;
-        let wanted = asked.query.number("resourceVersion")?;
-        let initial = match (asked.query.text("sendInitialEvents"), wanted) {
-            (Some(_), _) => asked.query.flag("sendInitialEvents")?,
-            // As in Kubernetes: without a version, or with 0, the present state comes first.
-            (None, None | Some(0)) => true,
-            (None, Some(_)) => false,
-        };
-        let life = asked.query.number("timeoutSeconds")?.filter(|s| *s > 0).map_or(LIFE, Duration::from_secs);
-        let newest = match wanted {
-            Some(0) => self.storage.cache.revision(),
-            Some(wanted) => self.reach(wanted).await?,
-            None => self.storage.catch_up().await?,
-        };
-        let (replay, present, live) = match (initial, wanted) {
-            (false, Some(after)) if after > 0 => {
-                let (replay, live) = kind.watch(after).map_err(|gone| expired(after, gone.oldest))?;
-                (replay, None, live)
+        let start = Start::parse(asked.query)?;
+        let life = asked.query.number("timeoutSeconds")?.filter(|s| *s > 0).map_or(LIFE.0, Duration::from_secs).min(LIFE.1);
+        let newest = match (&start, asked.query.number("resourceVersion")?) {
+            (_, Some(0)) => self.storage.cache.revision(),
+            (Start::After(wanted), _) if self.is_from_the_future(*wanted).await? => {
+                return Ok(lines(Body::from(error_line(*wanted, self.storage.cache.revision()))));
             }
-            _ => {
+            (_, Some(wanted)) => self.reach(wanted).await?,
+            (_, None) => self.storage.catch_up().await?,
+        };
+        let (replay, snapshot, live, revision) = match start {
+            Start::After(after) => match kind.watch(after) {
+                Ok((replay, live)) => (replay, None, live, after),
+                // As an event and not as a refusal: not every client knows to list again after a refusal.
+                Err(gone) => return Ok(lines(Body::from(error_line(after, gone.oldest)))),
+            },
+            Start::Present { .. } | Start::Now => {
                 let (snapshot, live) = kind.watch_from_now(newest);
-                (Vec::new(), Some(snapshot), live)
+                let revision = snapshot.revision;
+                (Vec::new(), Some(snapshot), live, revision)
             }
         };
         let mut watch = Watch {
@@ -84,7 +123,8 @@ impl Api {
             headers_sent: false,
             ready: VecDeque::new(),
             live,
-            revision: present.as_ref().map_or(wanted.unwrap_or(0), |snapshot| snapshot.revision),
+            cache: self.storage.cache.clone(),
+            revision,
             bookmarks: asked.query.flag("allowWatchBookmarks")?,
             next_bookmark: Instant::now() + BOOKMARK,
             end: Instant::now() + life,
@@ -92,27 +132,39 @@ impl Api {
             ended: false,
             def,
         };
-        if let Some(snapshot) = present.filter(|_| initial) {
+        if let (Start::Present { announce_end }, Some(snapshot)) = (start, snapshot) {
             for object in snapshot.objects.values() {
                 if watch.wants(object) {
                     watch.line("ADDED", object);
                 }
             }
-            if asked.query.text("sendInitialEvents").is_some() && watch.bookmarks {
+            if announce_end {
                 watch.bookmark(true);
             }
         }
         for event in replay {
             watch.event(&event);
         }
-        let lines = stream::unfold(watch, |mut watch| async move {
+        Ok(lines(Body::from_stream(stream::unfold(watch, |mut watch| async move {
             let lines = watch.next().await?;
             Some((Ok::<_, Infallible>(lines), watch))
-        });
-        let mut response = Response::new(Body::from_stream(lines));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(response)
+        }))))
     }
+
+    /// A revision that the store has not made yet: its state was put back to an earlier one since the client read it.
+    async fn is_from_the_future(&self, revision: u64) -> Result<bool, Status> {
+        Ok(revision > self.storage.cache.revision() && revision > self.storage.store.revision().await?)
+    }
+}
+
+fn lines(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn error_line(asked: u64, oldest: u64) -> Bytes {
+    encode("ERROR", expired(asked, oldest).to_value().to_string().as_bytes())
 }
 
 impl Watch {
@@ -134,39 +186,68 @@ impl Watch {
                     Ok(event) => {
                         self.event(&event);
                         // What has come meanwhile goes out with it.
-                        while self.ready.len() < BATCH && let Ok(event) = self.live.try_recv() {
-                            self.event(&event);
-                        }
+                        self.take_in(|watch, _| watch.ready.len() >= BATCH);
                     }
-                    Err(broadcast::error::RecvError::Lagged(missed)) => {
-                        tracing::info!(plural = self.def.plural, missed, "a watcher did not keep up and is dropped; it resumes from where it was");
-                        self.ended = true;
-                    }
+                    Err(broadcast::error::RecvError::Lagged(missed)) => self.lose(missed),
                     Err(broadcast::error::RecvError::Closed) => self.ended = true,
                 },
-                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
-                    self.next_bookmark = Instant::now() + BOOKMARK;
-                    self.bookmark(false);
+                () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => self.mark(),
+                () = tokio::time::sleep_until(self.end) => {
+                    // So that the next watch begins where this one ends.
+                    if self.bookmarks {
+                        self.mark();
+                    }
+                    self.ended = true;
                 }
-                () = tokio::time::sleep_until(self.end) => self.ended = true,
                 () = self.shutdown.cancelled() => self.ended = true,
             }
         }
     }
 
-    fn event(&mut self, event: &Event) {
-        // An event that the snapshot or the replay held already.
-        if event.revision <= self.revision {
-            return;
+    /// Takes in the events that have come, until `enough`.
+    fn take_in(&mut self, enough: impl Fn(&Self, &Event) -> bool) {
+        loop {
+            match self.live.try_recv() {
+                Ok(event) => {
+                    self.event(&event);
+                    if enough(self, &event) {
+                        return;
+                    }
+                }
+                Err(broadcast::error::TryRecvError::Lagged(missed)) => return self.lose(missed),
+                Err(_) => return,
+            }
         }
-        self.revision = event.revision;
-        let was = event.previous.as_ref().is_some_and(|previous| self.wants(previous));
+    }
+
+    fn lose(&mut self, missed: u64) {
+        tracing::info!(plural = self.def.plural, missed, "a watcher did not keep up and is dropped; it resumes from where it was");
+        self.ended = true;
+    }
+
+    /// A bookmark, behind all that has happened up to now.
+    fn mark(&mut self) {
+        self.next_bookmark = Instant::now() + BOOKMARK;
+        // What happened up to this revision is on its way to this watch already.
+        let reached = self.cache.revision();
+        self.take_in(|_, event| event.revision > reached);
+        if !self.ended {
+            self.revision = self.revision.max(reached);
+            self.bookmark(false);
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        self.revision = self.revision.max(event.revision);
+        let was = event.previous.as_ref().filter(|previous| self.wants(previous));
         let is = !event.deleted && self.wants(&event.object);
         match (was, is) {
-            (false, true) => self.line("ADDED", &event.object),
-            (true, true) => self.line("MODIFIED", &event.object),
-            (true, false) => self.line("DELETED", &event.object),
-            (false, false) => {}
+            (None, false) => {}
+            (None, true) => self.line("ADDED", &event.object),
+            (Some(_), true) => self.line("MODIFIED", &event.object),
+            (Some(_), false) if event.deleted => self.line("DELETED", &event.object),
+            // It is seen to go as it was when it was last wanted.
+            (Some(previous), false) => self.line("DELETED", &Object::at(&previous.value, event.revision)),
         }
     }
 

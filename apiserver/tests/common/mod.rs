@@ -2,17 +2,21 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "what fails here fails the test")]
 
+pub mod wire;
+
 use axum::{Router, extract::Request, middleware::Next};
 use basalt_apiserver::{ApiServer, Identity, Options, Registry};
-use basalt_store::embedded::Embedded;
-use std::{net::SocketAddr, process::Stdio};
+use basalt_store::{Store, embedded::Embedded};
+use std::{net::SocketAddr, process::Stdio, sync::Arc};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 pub struct Server {
     pub address: SocketAddr,
+    /// What other programs of the same process ask.
     pub router: Router,
+    wire: wire::Client,
     shutdown: CancellationToken,
     dir: TempDir,
 }
@@ -28,8 +32,13 @@ fn admin() -> Identity {
 }
 
 pub async fn start() -> Server {
+    start_on(|store| store).await
+}
+
+/// The same, on what is made of the embedded store.
+pub async fn start_on(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Server {
     let dir = tempfile::tempdir().unwrap();
-    let store = Embedded::open(&dir.path().join("store"), Default::default()).unwrap();
+    let store = make(Embedded::open(&dir.path().join("store"), Default::default()).unwrap());
     let mut registry = Registry::builtin();
     for crd in basalt_api::crds() {
         registry.add_crd(&crd).unwrap();
@@ -44,13 +53,14 @@ pub async fn start() -> Server {
     let address = listener.local_addr().unwrap();
     let served = router.clone();
     tokio::spawn(async move { axum::serve(listener, served).await });
-    Server { address, router, shutdown, dir }
+    Server { address, router, wire: wire::client(), shutdown, dir }
 }
 
 impl Server {
-    /// A client in process, without a socket.
+    /// kube-rs's client, over the socket.
     pub fn client(&self) -> kube::Client {
-        kube::Client::new(self.router.clone(), "default")
+        let address: http::Uri = format!("http://{}", self.address).parse().unwrap();
+        kube::Client::try_from(kube::Config::new(address)).unwrap()
     }
 
     /// Writes the condition Ready into a VM's status, as its controller does.

@@ -64,6 +64,7 @@ pub(super) fn kind() -> ResourceDef {
         columns: vec![],
         schema: Arc::new(schema),
         selectable_fields: vec![],
+        strategic_merge: false,
     }
 }
 
