@@ -5,6 +5,11 @@ use basalt_gateway::config::Settings;
 use clap::Parser;
 use std::{error::Error, process::ExitCode};
 
+// JSON trees are many small pieces that are made on one thread and dropped on another, which costs glibc's allocator a third
+// of a gateway's time under writes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
