@@ -1,15 +1,15 @@
 //! The watch cache: every object of every kind as of the newest revision, and the recent events of each kind.
 //!
-//! One stream of the store's commits feeds it, in order. An object is decoded and encoded once per revision, and all lists and
-//! watches share the bytes. A list is a snapshot of a persistent map; a watch is a replay from a bounded ring and a live tail,
+//! One stream of the store's commits feeds it, in order. All lists and watches share the bytes of an object. A list is a snapshot of a persistent map; a watch is a replay from a bounded ring and a live tail,
 //! joined under the lock that events are published under, so that nothing is missed and nothing comes twice.
 
-use crate::keys;
-use basalt_store::{Change, Entry, Revision, Store, StoreError, WatchError, prefix_end};
-use bytes::Bytes;
+use crate::{
+    keys,
+    object::{Object, decode},
+};
+use basalt_store::{Change, Revision, Store, StoreError, WatchError, prefix_end};
 use futures::StreamExt;
 use rpds::RedBlackTreeMapSync;
-use serde_json::Value;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
@@ -28,17 +28,6 @@ const SNAPSHOT_LIFE: Duration = Duration::from_secs(300);
 const SNAPSHOTS: usize = 64;
 /// How soon a failed stream of the store is started again.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// One revision of an object.
-#[derive(Debug)]
-pub struct Object {
-    /// The revision that wrote it.
-    pub revision: Revision,
-    /// It, with its resource version.
-    pub value: Arc<Value>,
-    /// The same, encoded.
-    pub json: Bytes,
-}
 
 /// What happened to an object.
 #[derive(Clone, Debug)]
@@ -296,7 +285,7 @@ impl Kind {
             }
             (None, Some(last)) => {
                 state.objects.remove_mut(place);
-                Event { revision, object: Arc::new(Object::at(&last.value, revision)), previous, deleted: true, sequence: state.events }
+                Event { revision, object: Arc::new(last.at(revision)), previous, deleted: true, sequence: state.events }
             }
             (None, None) => return,
         };
@@ -322,38 +311,6 @@ impl Kind {
         drop(state);
         for place in gone {
             self.publish(&place, None, before);
-        }
-    }
-}
-
-impl Object {
-    /// An object as of a revision: its resource version is set and it is encoded.
-    pub fn at(value: &Value, revision: Revision) -> Self {
-        let mut value = value.clone();
-        value["metadata"]["resourceVersion"] = revision.to_string().into();
-        Self { revision, json: Bytes::from(value.to_string()), value: Arc::new(value) }
-    }
-
-    /// An object that is not written: it has no resource version.
-    pub fn unwritten(value: Value) -> Self {
-        Self { revision: 0, json: Bytes::from(value.to_string()), value: Arc::new(value) }
-    }
-}
-
-/// An object as the store has it. What cannot be decoded is left out, loudly: it must not take all others with it.
-pub fn decode(entry: &Entry) -> Option<Object> {
-    match serde_json::from_slice::<Value>(&entry.value) {
-        Ok(mut value) if value["metadata"].is_object() => {
-            value["metadata"]["resourceVersion"] = entry.modified.to_string().into();
-            Some(Object { revision: entry.modified, json: Bytes::from(value.to_string()), value: Arc::new(value) })
-        }
-        Ok(_) => {
-            tracing::error!(key = %entry.key.escape_ascii(), "what is stored is not an object; it is left out");
-            None
-        }
-        Err(error) => {
-            tracing::error!(key = %entry.key.escape_ascii(), "what is stored is not JSON ({error}); it is left out");
-            None
         }
     }
 }

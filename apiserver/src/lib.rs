@@ -17,6 +17,7 @@ mod keys;
 mod metadata;
 mod namespace;
 mod negotiate;
+mod object;
 mod openapi;
 mod patch;
 pub mod registry;

@@ -103,7 +103,7 @@ impl Api {
         namespace::complete(&mut namespace, None);
         crate::apply::record_update(None, &mut namespace, &def, Manager { name: "basalt", subresource: "" }, self.now());
         // Another gateway may have made it meanwhile.
-        self.storage.create(&def, &keys::place(None, name), &namespace).await.map(drop)
+        self.storage.create(&def, &keys::place(None, name), namespace).await.map(drop)
     }
 }
 
@@ -232,5 +232,5 @@ async fn other(api: &Arc<Api>, def: &ResourceDef, subresource: &str, target: &Ta
     let name = target.name.as_deref().unwrap_or_default();
     let found = api.storage.get(def, &keys::place(target.namespace.as_deref(), name)).await?;
     let found = found.ok_or_else(|| Status::not_found(&def.group, &def.plural, name))?;
-    answers.get(found.value.clone(), query.0).await
+    answers.get(Arc::new(found.value().clone()), query.0).await
 }

@@ -1,9 +1,10 @@
 //! Writes: read the object, change it, and commit it if nobody else has changed it meanwhile; otherwise do it again.
 
 use crate::{
-    cache::{Cache, Kind, Object, decode},
+    cache::{Cache, Kind},
     error::{Reason, Status},
     keys,
+    object::{Object, decode, encode},
     registry::ResourceDef,
 };
 use basalt_store::{CommitError, Expect, Store, Write};
@@ -58,9 +59,9 @@ impl Storage {
     }
 
     /// Writes a new object; `None` if there is one already.
-    pub async fn create(&self, def: &ResourceDef, place: &str, object: &Value) -> Result<Option<Arc<Object>>, Status> {
-        match self.commit(def, place, Expect::Absent, Some(object)).await {
-            Ok(revision) => Ok(Some(Arc::new(Object::at(object, revision)))),
+    pub async fn create(&self, def: &ResourceDef, place: &str, object: Value) -> Result<Option<Arc<Object>>, Status> {
+        match self.put(def, place, Expect::Absent, object).await {
+            Ok(created) => Ok(Some(created)),
             Err(CommitError::Conflict { .. }) => Ok(None),
             Err(CommitError::Store(error)) => Err(error.into()),
         }
@@ -82,7 +83,7 @@ impl Storage {
         };
         let mut fresh = false;
         for _ in 0..TRIES {
-            let outcome = match change(&live.value) {
+            let outcome = match change(live.value()) {
                 Ok(outcome) => outcome,
                 Err(_) if !fresh => {
                     // The refusal may be of a state that is no more.
@@ -92,16 +93,16 @@ impl Storage {
                 }
                 Err(refusal) => return Err(refusal),
             };
-            let new = match outcome {
+            let expect = Expect::At(live.revision);
+            let written = match outcome {
                 Outcome::Keep => return Ok(Changed::Kept(live)),
-                Outcome::Put(new) => Some(new),
-                Outcome::Delete => None,
+                Outcome::Delete if dry_run => return Ok(Changed::Deleted(live)),
+                Outcome::Put(new) if dry_run => return Ok(Changed::Put(Arc::new(Object::of(new, live.revision)))),
+                Outcome::Put(new) => self.put(def, place, expect, new).await.map(Changed::Put),
+                Outcome::Delete => self.commit(def, place, expect, None).await.map(|_| Changed::Deleted(live.clone())),
             };
-            if dry_run {
-                return Ok(new.map_or(Changed::Deleted(live.clone()), |new| Changed::Put(Arc::new(Object::at(&new, live.revision)))));
-            }
-            match self.commit(def, place, Expect::At(live.revision), new.as_ref()).await {
-                Ok(revision) => return Ok(new.map_or(Changed::Deleted(live), |new| Changed::Put(Arc::new(Object::at(&new, revision))))),
+            match written {
+                Ok(changed) => return Ok(changed),
                 Err(CommitError::Conflict { current, .. }) => {
                     fresh = true;
                     live = current.as_ref().and_then(decode).map(Arc::new).ok_or_else(not_found)?;
@@ -119,19 +120,20 @@ impl Storage {
         ))
     }
 
-    async fn commit(&self, def: &ResourceDef, place: &str, expect: Expect, object: Option<&Value>) -> Result<u64, CommitError> {
-        let value = object.map(|object| {
-            // The resource version is the revision, which the store knows.
-            Bytes::from(if object["metadata"].get("resourceVersion").is_some() {
-                let mut bare = object.clone();
-                if let Some(metadata) = bare["metadata"].as_object_mut() {
-                    metadata.remove("resourceVersion");
-                }
-                bare.to_string()
-            } else {
-                object.to_string()
-            })
-        });
+    async fn put(&self, def: &ResourceDef, place: &str, expect: Expect, mut new: Value) -> Result<Arc<Object>, CommitError> {
+        let bytes = encode(&mut new);
+        let revision = self.commit(def, place, expect, Some(bytes.clone())).await?;
+        // The cache most often has it already, and is spared the reading.
+        let cached = self.cache.kind(&def.group, &def.plural).and_then(|kind| kind.get(place)).filter(|o| o.revision == revision);
+        let object = match cached {
+            Some(object) => object,
+            None => Arc::new(Object::stored(&bytes, revision).unwrap_or_else(|_| Object::of(new.clone(), revision))),
+        };
+        object.tell(new);
+        Ok(object)
+    }
+
+    async fn commit(&self, def: &ResourceDef, place: &str, expect: Expect, value: Option<Bytes>) -> Result<u64, CommitError> {
         self.store.commit(vec![Write { key: keys::key(&def.group, &def.plural, place), expect, value }]).await
     }
 }

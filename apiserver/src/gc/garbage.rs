@@ -5,7 +5,6 @@ use super::{
     index::{Id, references},
 };
 use crate::{
-    cache::Object,
     error::{Reason, Status},
     handlers::{
         Api,
@@ -14,6 +13,7 @@ use crate::{
     },
     keys,
     namespace::{self, Remainder},
+    object::Object,
     registry::ResourceDef,
     storage::Outcome,
 };
@@ -35,8 +35,8 @@ impl Objects {
 
     /// Whether an object has owners of which none is left, or is in a namespace that is gone.
     pub fn is_garbage(&self, def: &ResourceDef, object: &Object, gone: &HashSet<String>) -> bool {
-        let owners = references(&object.value);
-        let namespace = object.value["metadata"]["namespace"].as_str().filter(|_| def.namespaced);
+        let owners = references(object.value());
+        let namespace = object.value()["metadata"]["namespace"].as_str().filter(|_| def.namespaced);
         let stranded = namespace.is_some_and(|name| {
             gone.contains(name) && self.api.storage.cache.kind("", "namespaces").is_some_and(|kind| kind.get(name).is_none())
         });
@@ -57,25 +57,25 @@ impl Objects {
         let namespace = if def.namespaced { Some(namespace?) } else { None };
         let place = keys::place(namespace, text("name"));
         let found = self.api.storage.cache.kind(&def.group, &def.plural)?.get(&place);
-        Some(found.filter(|owner| owner.value["metadata"]["uid"].as_str() == Some(text("uid"))))
+        Some(found.filter(|owner| owner.value()["metadata"]["uid"].as_str() == Some(text("uid"))))
     }
 
     /// Deletes what the owner with this uid is waiting for, or lets it be if it has another owner. Says whether the owner has
     /// to wait for it.
     pub async fn delete_dependent(&self, id: &Id, owner: &str) -> Result<bool, Status> {
         let Some((def, object)) = self.find(id) else { return Ok(false) };
-        let namespace = object.value["metadata"]["namespace"].as_str().filter(|_| def.namespaced);
-        let (of_owner, others): (Vec<_>, Vec<_>) = references(&object.value).iter().partition(|r| r["uid"].as_str() == Some(owner));
+        let namespace = object.value()["metadata"]["namespace"].as_str().filter(|_| def.namespaced);
+        let (of_owner, others): (Vec<_>, Vec<_>) = references(object.value()).iter().partition(|r| r["uid"].as_str() == Some(owner));
         let solid = |reference: &&Value| match self.owner(reference, namespace) {
             None => true,
-            Some(found) => found.is_some_and(|other| !(is_terminating(&other.value) && finalizers(&other.value).contains(&FOREGROUND))),
+            Some(found) => found.is_some_and(|other| !(is_terminating(other.value()) && finalizers(other.value()).contains(&FOREGROUND))),
         };
         if others.iter().any(solid) {
             self.orphan(id, owner).await?;
             return Ok(false);
         }
-        if !is_terminating(&object.value) {
-            let deletion = Deletion { propagation: Some(Propagation::Foreground), ..Deletion::of(&object.value) };
+        if !is_terminating(object.value()) {
+            let deletion = Deletion { propagation: Some(Propagation::Foreground), ..Deletion::of(object.value()) };
             match self.api.remove(&def, &id.place, &deletion).await {
                 Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => return Ok(false),
                 other => drop(other?),
@@ -126,20 +126,20 @@ impl Objects {
         self.api.storage.catch_up().await?;
         let Some(def) = self.api.registry.get("", "v1", "namespaces") else { return Ok(()) };
         let found = self.api.storage.kind(def)?.get(name);
-        if found.as_ref().is_some_and(|namespace| !is_terminating(&namespace.value)) {
+        if found.as_ref().is_some_and(|namespace| !is_terminating(namespace.value())) {
             return Ok(());
         }
         let mut left = Vec::new();
         for def in self.api.registry.iter().filter(|def| def.namespaced) {
             let objects = self.api.storage.kind(def)?.snapshot(0).objects;
             let within = || objects.range(format!("{name}/")..format!("{name}0"));
-            for (place, object) in within().filter(|(_, object)| !is_terminating(&object.value)) {
-                match self.api.remove(def, place, &Deletion::of(&object.value)).await {
+            for (place, object) in within().filter(|(_, object)| !is_terminating(object.value())) {
+                match self.api.remove(def, place, &Deletion::of(object.value())).await {
                     Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => {}
                     other => drop(other?),
                 }
             }
-            left.extend(Remainder::of(def, within().map(|(_, object)| &*object.value)));
+            left.extend(Remainder::of(def, within().map(|(_, object)| object.value())));
         }
         if found.is_none() {
             return Ok(());

@@ -15,6 +15,7 @@ use crate::{
     error::{Reason, Status},
     handlers::{Api, checks::finalizers, delete::Deletion},
     namespace,
+    object::Object,
     registry::ResourceDef,
 };
 use futures::{
@@ -34,6 +35,8 @@ use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 pub const FOREGROUND: &str = "foregroundDeletion";
 /// Holds an object until nothing refers to it as its owner.
 pub const ORPHAN: &str = "orphan";
+/// Without one of these in its bytes an object is neither owned nor being deleted.
+const MARKS: [&str; 2] = ["\"ownerReferences\"", "\"deletionTimestamp\""];
 /// How often everything is looked at, whatever the events say.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -116,7 +119,7 @@ impl Collector {
             let (snapshot, live) = kind.watch_from_now(0);
             collector.taken_in.insert(id, snapshot.events);
             for object in snapshot.objects.values() {
-                collector.note(&def, &object.value);
+                collector.note(&def, object.value());
             }
             collector.events.push(BroadcastStream::new(live).map(move |event| (def.clone(), event)).boxed());
         }
@@ -165,7 +168,12 @@ impl Collector {
         if let Some(count) = self.taken_in.get_mut(&(def.group.clone(), def.plural.clone())) {
             *count = event.sequence + 1;
         }
-        let object = &*event.object.value;
+        // Most changes are of objects that nothing owns and nobody deletes; they are not worth the reading.
+        let of_no_concern = |object: &Object| !MARKS.iter().any(|mark| object.mentions(mark));
+        if !event.deleted && of_no_concern(&event.object) && event.previous.as_deref().is_some_and(of_no_concern) {
+            return;
+        }
+        let object = event.object.value();
         if !event.deleted {
             return self.note(def, object);
         }
@@ -219,8 +227,8 @@ impl Collector {
 
     async fn try_settle(&mut self, id: &Id) -> Result<(), Unsettled> {
         let Some((def, object)) = self.objects.find(id) else { return Ok(()) };
-        let meta = &object.value["metadata"];
-        if !is_terminating(&object.value) {
+        let meta = &object.value()["metadata"];
+        if !is_terminating(object.value()) {
             // Only if it is so in the newest state too: what the cache has may lack an owner that it is about to get.
             if self.objects.is_garbage(&def, &object, &self.gone) {
                 self.catch_up().await?;
@@ -230,12 +238,12 @@ impl Collector {
                     .is_some_and(|(_, now)| now.revision == object.revision && self.objects.is_garbage(&def, &now, &self.gone))
                 {
                     tracing::info!(plural = id.plural, place = id.place, "deleted: neither its namespace nor any of its owners is left");
-                    self.objects.api.remove(&def, &id.place, &Deletion::of(&object.value)).await?;
+                    self.objects.api.remove(&def, &id.place, &Deletion::of(object.value())).await?;
                 }
             }
             return Ok(());
         }
-        let held = finalizers(&object.value);
+        let held = finalizers(object.value());
         let uid = meta["uid"].as_str().unwrap_or_default();
         if held.contains(&ORPHAN) {
             self.catch_up().await?;

@@ -125,7 +125,7 @@ impl Api {
         };
         match found {
             None => Err(Status::not_found("", "namespaces", namespace)),
-            Some(found) if found.value["metadata"]["deletionTimestamp"].is_string() => {
+            Some(found) if found.value()["metadata"]["deletionTimestamp"].is_string() => {
                 let what = format!("is forbidden: unable to create new content in namespace {namespace} because it is being terminated");
                 let mut status = Status::about(Reason::Forbidden, &def.group, &def.plural, name, what);
                 if let Some(details) = &mut status.details {

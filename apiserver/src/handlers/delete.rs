@@ -79,7 +79,7 @@ impl Api {
         let place = keys::place(asked.target.namespace.as_deref(), name);
         Ok(match self.remove(def, &place, &deletion).await? {
             Changed::Deleted(gone) => {
-                let details = json!({ "name": name, "group": def.group, "kind": def.plural, "uid": gone.value["metadata"]["uid"] });
+                let details = json!({ "name": name, "group": def.group, "kind": def.plural, "uid": gone.value()["metadata"]["uid"] });
                 let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
                 json(StatusCode::OK, status.to_string())
             }
@@ -94,8 +94,8 @@ impl Api {
         let selection = Selection::of(asked)?;
         let snapshot = self.storage.kind(def)?.snapshot(self.storage.catch_up().await?);
         for (place, object) in &snapshot.objects {
-            let here = asked.target.namespace.as_ref().is_none_or(|ns| object.value["metadata"]["namespace"].as_str() == Some(ns));
-            if here && selection.wants(&object.value) {
+            let here = asked.target.namespace.as_ref().is_none_or(|ns| object.value()["metadata"]["namespace"].as_str() == Some(ns));
+            if here && selection.wants(object.value()) {
                 match self.remove(def, place, &deletion).await {
                     Err(status) if status.reason == Reason::NotFound => {}
                     other => drop(other?),

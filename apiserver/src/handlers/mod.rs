@@ -8,9 +8,9 @@ pub mod write;
 
 use crate::{
     apply::Manager,
-    cache::Object,
     error::{Reason, Status},
     negotiate::Form,
+    object::Object,
     registry::{Registry, ResourceDef},
     request::{Query, Target},
     schema::Schema,
@@ -85,11 +85,11 @@ pub fn json(code: StatusCode, body: impl Into<Body>) -> Response<Body> {
 pub fn object(asked: &Asked<'_>, code: StatusCode, object: &Object) -> Response<Body> {
     match asked.form {
         Form::Objects => json(code, object.json.clone()),
-        Form::Metadata => json(code, table::partial(&object.value).to_string()),
+        Form::Metadata => json(code, table::partial(object.value()).to_string()),
         Form::Table => {
-            let metadata = serde_json::json!({ "resourceVersion": object.value["metadata"]["resourceVersion"] });
+            let metadata = serde_json::json!({ "resourceVersion": object.value()["metadata"]["resourceVersion"] });
             let options = table::Options { include_object: read::include_object(asked.query), no_headers: false };
-            json(code, table::render(&asked.target.def, &[&object.value], metadata, options, Timestamp::now()).to_string())
+            json(code, table::render(&asked.target.def, &[object.value()], metadata, options, Timestamp::now()).to_string())
         }
     }
 }

@@ -2,10 +2,11 @@
 
 use super::{Api, Asked, json, object};
 use crate::{
-    cache::{Object, Snapshot},
+    cache::Snapshot,
     error::{Cause, CauseReason, Details, Reason, Status},
     keys,
     negotiate::Form,
+    object::Object,
     request::Query,
     selector::{FieldSelector, LabelSelector},
     storage::PATIENCE,
@@ -42,7 +43,7 @@ impl Selection {
         (self.labels.is_empty() || self.labels.matches(object["metadata"]["labels"].as_object())) && self.fields.matches(object)
     }
 
-    fn everything(&self) -> bool {
+    pub fn everything(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
     }
 }
@@ -110,7 +111,7 @@ impl Api {
         let mut page: Vec<(&String, &Arc<Object>)> = Vec::new();
         let mut more = false;
         for (place, object) in snapshot.objects.range::<String, _>((start, end)) {
-            if !selection.everything() && !selection.wants(&object.value) {
+            if !selection.everything() && !selection.wants(object.value()) {
                 continue;
             }
             if limit > 0 && page.len() == limit {
@@ -124,7 +125,8 @@ impl Api {
             metadata["continue"] = Continue::encode(snapshot.revision, place).into();
             self.storage.kind(def)?.keep_page(&snapshot);
         }
-        let values: Vec<&Value> = page.iter().map(|(_, object)| &*object.value).collect();
+        // Only what is asked for in another form than it is stored in has to be read.
+        let values = || page.iter().map(|(_, object)| object.value());
         Ok(json(
             StatusCode::OK,
             match asked.form {
@@ -142,13 +144,13 @@ impl Api {
                     Body::from(body)
                 }
                 Form::Metadata => {
-                    let items: Vec<Value> = values.iter().map(|value| table::partial(value)).collect();
+                    let items: Vec<Value> = values().map(table::partial).collect();
                     let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items });
                     Body::from(list.to_string())
                 }
                 Form::Table => {
                     let options = table::Options { include_object: include_object(asked.query), no_headers: false };
-                    Body::from(table::render(def, &values, metadata, options, Timestamp::now()).to_string())
+                    Body::from(table::render(def, &values().collect::<Vec<_>>(), metadata, options, Timestamp::now()).to_string())
                 }
             },
         ))

@@ -2,10 +2,11 @@
 
 use super::{Api, Asked, read::Selection};
 use crate::{
-    cache::{Cache, Event, LiveEvents, Object},
+    cache::{Cache, Event, LiveEvents},
     error::{Cause, CauseReason, Status},
     handlers::read::{expired, include_object},
     negotiate::Form,
+    object::Object,
     registry::ResourceDef,
     request::Query,
     table,
@@ -247,24 +248,27 @@ impl Watch {
             (Some(_), true) => self.line("MODIFIED", &event.object),
             (Some(_), false) if event.deleted => self.line("DELETED", &event.object),
             // It is seen to go as it was when it was last wanted.
-            (Some(previous), false) => self.line("DELETED", &Object::at(&previous.value, event.revision)),
+            (Some(previous), false) => self.line("DELETED", &previous.at(event.revision)),
         }
     }
 
     fn wants(&self, object: &Object) -> bool {
-        let here = self.namespace.as_ref().is_none_or(|ns| object.value["metadata"]["namespace"].as_str() == Some(ns));
-        here && self.selection.wants(&object.value)
+        if self.namespace.is_none() && self.selection.everything() {
+            return true;
+        }
+        let here = self.namespace.as_ref().is_none_or(|ns| object.value()["metadata"]["namespace"].as_str() == Some(ns));
+        here && self.selection.wants(object.value())
     }
 
     fn line(&mut self, type_: &str, object: &Object) {
         let body = match self.form {
             Form::Objects => None,
-            Form::Metadata => Some(table::partial(&object.value)),
+            Form::Metadata => Some(table::partial(object.value())),
             Form::Table => {
                 let options = table::Options { include_object: self.include_object, no_headers: self.headers_sent };
-                let metadata = json!({ "resourceVersion": object.value["metadata"]["resourceVersion"] });
+                let metadata = json!({ "resourceVersion": object.value()["metadata"]["resourceVersion"] });
                 self.headers_sent = true;
-                Some(table::render(&self.def, &[&object.value], metadata, options, Timestamp::now()))
+                Some(table::render(&self.def, &[object.value()], metadata, options, Timestamp::now()))
             }
         };
         self.ready.push_back(match body {

@@ -6,11 +6,10 @@ use super::{
     object,
 };
 use crate::{
-    apply,
-    cache::Object,
-    decode,
+    apply, decode,
     error::{Cause, CauseReason, Reason, Status},
     keys, namespace,
+    object::Object,
     patch::{self, Patch},
     schema::UnknownField,
     storage::{Changed, Outcome},
@@ -179,11 +178,11 @@ impl Api {
             let place = keys::place(asked.target.namespace.as_deref(), name);
             if dry_run {
                 return match self.storage.get(def, &place).await? {
-                    None => Ok(Arc::new(Object::unwritten(new))),
+                    None => Ok(Arc::new(Object::of(new, 0))),
                     Some(_) => Err(Status::already_exists(&def.group, &def.plural, name)),
                 };
             }
-            match self.storage.create(def, &place, &new).await? {
+            match self.storage.create(def, &place, new.clone()).await? {
                 Some(created) => return Ok(created),
                 None if given => return Err(Status::already_exists(&def.group, &def.plural, name)),
                 None => {}

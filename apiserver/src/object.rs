@@ -1,0 +1,158 @@
+//! One revision of an object: its bytes, which lists and watches share, and what they say, read when somebody asks.
+//!
+//! An object is stored without a resource version, for that is the revision of the store. It is put into the bytes, in front of
+//! the other metadata, without reading and writing the whole again.
+
+use basalt_store::{Entry, Revision};
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+use std::sync::OnceLock;
+
+/// One revision of an object.
+#[derive(Debug)]
+pub struct Object {
+    /// The revision that wrote it; 0 for one that is not written.
+    pub revision: Revision,
+    /// It, encoded, with its resource version.
+    pub json: Bytes,
+    value: OnceLock<Value>,
+}
+
+/// What is stored cannot be an object.
+#[derive(Debug, thiserror::Error)]
+#[error("what is stored is not an object: {0}")]
+pub struct NotAnObject(String);
+
+/// What is read of all bytes: that they are JSON, and where the metadata is.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+}
+
+impl Object {
+    /// An object as the store has it, at a revision.
+    pub fn stored(bytes: &[u8], revision: Revision) -> Result<Self, NotAnObject> {
+        let head: Head<'_> = serde_json::from_slice(bytes).map_err(|e| NotAnObject(e.to_string()))?;
+        let metadata = head.metadata.get();
+        let Some(fields) = metadata.strip_prefix('{') else { return Err(NotAnObject("its metadata is not an object".into())) };
+        if fields.contains("\"resourceVersion\":") {
+            // Not as we write it.
+            let mut value: Value = serde_json::from_slice(bytes).map_err(|e| NotAnObject(e.to_string()))?;
+            let bare = encode(&mut value);
+            if bare.len() < bytes.len() {
+                return Self::stored(&bare, revision);
+            }
+        }
+        let start = fields.as_ptr() as usize - bytes.as_ptr() as usize;
+        Ok(Self::with_version(&bytes[..start], &bytes[start..], revision))
+    }
+
+    /// An object at a revision, which is 0 for one that is not written: that has no resource version.
+    pub fn of(mut value: Value, revision: Revision) -> Self {
+        if let Some(metadata) = value["metadata"].as_object_mut() {
+            match revision {
+                0 => metadata.remove("resourceVersion"),
+                _ => metadata.insert("resourceVersion".into(), revision.to_string().into()),
+            };
+        }
+        Self { revision, json: value.to_string().into(), value: value.into() }
+    }
+
+    /// The same object with the resource version of another revision.
+    pub fn at(&self, revision: Revision) -> Self {
+        Self::of(self.value().clone(), revision)
+    }
+
+    fn with_version(before: &[u8], after: &[u8], revision: Revision) -> Self {
+        let comma = if after.trim_ascii_start().starts_with(b"}") { "" } else { "," };
+        let version = format!("\"resourceVersion\":\"{revision}\"{comma}");
+        let json = [before, version.as_bytes(), after].concat().into();
+        Self { revision, json, value: OnceLock::new() }
+    }
+
+    /// It, with its resource version.
+    pub fn value(&self) -> &Value {
+        // That they are JSON was seen when the object was made of them.
+        self.value.get_or_init(|| serde_json::from_slice(&self.json).unwrap_or_default())
+    }
+
+    /// Whether a text is somewhere in the bytes.
+    pub fn mentions(&self, text: &str) -> bool {
+        std::str::from_utf8(&self.json).is_ok_and(|json| json.contains(text))
+    }
+
+    /// Gives what the bytes say to those who will ask, from one who knows.
+    pub fn tell(&self, mut value: Value) {
+        value["metadata"]["resourceVersion"] = self.revision.to_string().into();
+        // Somebody may have asked already.
+        let _ = self.value.set(value);
+    }
+}
+
+/// An object as it is stored.
+pub fn encode(value: &mut Value) -> Bytes {
+    if let Some(metadata) = value["metadata"].as_object_mut() {
+        metadata.remove("resourceVersion");
+    }
+    value.to_string().into()
+}
+
+/// An object as the store has it. What cannot be read is left out, loudly: it must not take all others with it.
+pub fn decode(entry: &Entry) -> Option<Object> {
+    Object::stored(&entry.value, entry.modified)
+        .inspect_err(|error| tracing::error!(key = %entry.key.escape_ascii(), "an object is left out: {error}"))
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn stored(mut value: Value, revision: Revision) -> Object {
+        Object::stored(&encode(&mut value), revision).unwrap()
+    }
+
+    #[test]
+    fn the_resource_version_is_put_into_the_metadata_and_nowhere_else() {
+        let value = json!({ "kind": "A", "data": { "metadata": { "x": "\"metadata\":{" } }, "metadata": { "name": "n" } });
+        let object = stored(value.clone(), 7);
+        let mut expected = value;
+        expected["metadata"]["resourceVersion"] = "7".into();
+        assert_eq!(*object.value(), expected);
+        assert_eq!(serde_json::from_slice::<Value>(&object.json).unwrap(), expected);
+        expected["metadata"]["resourceVersion"] = "12345".into();
+        let later = object.at(12345);
+        assert_eq!((later.revision, later.value()), (12345, &expected));
+    }
+
+    #[test]
+    fn empty_metadata_and_a_foreign_resource_version_do_no_harm() {
+        assert_eq!(stored(json!({ "metadata": {} }), 1).at(2).json, r#"{"metadata":{"resourceVersion":"2"}}"#);
+        let foreign = Object::stored(br#"{ "metadata" : { "resourceVersion": "5", "name": "n" } }"#, 8).unwrap();
+        assert_eq!(*foreign.value(), json!({ "metadata": { "name": "n", "resourceVersion": "8" } }));
+        let elsewhere = br#"{"metadata":{"annotations":{"resourceVersion":"5"}}}"#;
+        let expected = json!({ "metadata": { "annotations": { "resourceVersion": "5" }, "resourceVersion": "9" } });
+        assert_eq!(*Object::stored(elsewhere, 9).unwrap().value(), expected);
+    }
+
+    #[test]
+    fn what_is_not_an_object_is_told() {
+        for bytes in [&b"{"[..], b"[]", b"{}", b"{\"metadata\":[]}", b"{\"metadata\":{}} x", b"\xff"] {
+            assert!(Object::stored(bytes, 1).is_err(), "{}", bytes.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_stored_is_what_is_read(names in prop::collection::btree_map("\\PC{0,8}", "\\PC{0,8}", 0..5), revision in 1u64..) {
+            let mut value = json!({ "kind": "A", "metadata": { "labels": names }, "spec": names });
+            let object = stored(value.clone(), revision);
+            value["metadata"]["resourceVersion"] = revision.to_string().into();
+            prop_assert_eq!(object.value(), &value);
+        }
+    }
+}
