@@ -18,6 +18,7 @@ use axum::{
     body::Body,
     http::{Response, StatusCode},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// What becomes of the objects that the deleted one owns.
@@ -48,27 +49,53 @@ impl Deletion {
     }
 
     fn parse(asked: &Asked<'_>, body: &[u8]) -> Result<Self, Status> {
-        let options = if body.is_empty() { json!({}) } else { decode::object(body, asked.content_type())? };
-        let text = |value: &Value| value.as_str().filter(|v| !v.is_empty()).map(str::to_owned);
-        let propagation = text(&options["propagationPolicy"]).or_else(|| asked.query.text("propagationPolicy").map(str::to_owned));
-        let propagation = match propagation.as_deref() {
-            None => None,
-            Some("Background") => Some(Propagation::Background),
-            Some("Foreground") => Some(Propagation::Foreground),
-            Some("Orphan") => Some(Propagation::Orphan),
-            Some(other) => {
+        let value = if body.is_empty() { json!({}) } else { decode::object(body, asked.content_type())? };
+        let wrong = |what: String| Status::new(Reason::BadRequest, format!("the body is not usable as DeleteOptions: {what}"));
+        if !value.is_object() {
+            return Err(wrong("it is not an object".into()));
+        }
+        let options: DeleteOptions = serde_json::from_value(value).map_err(|error| wrong(error.to_string()))?;
+        if let Some(kind) = options.kind.filter(|kind| !matches!(kind.as_str(), "" | "DeleteOptions")) {
+            return Err(wrong(format!("its kind is {kind:?}")));
+        }
+        let policy = options.propagation_policy.filter(|policy| !policy.is_empty());
+        let propagation = match (policy.as_deref().or_else(|| asked.query.text("propagationPolicy")), options.orphan_dependents) {
+            (Some("Background"), _) | (None, Some(false)) => Some(Propagation::Background),
+            (Some("Foreground"), _) => Some(Propagation::Foreground),
+            (Some("Orphan"), _) | (None, Some(true)) => Some(Propagation::Orphan),
+            (None, None) => None,
+            (Some(other), _) => {
                 let message = format!("propagationPolicy {other:?} is not valid: expected Background, Foreground or Orphan");
                 return Err(Status::new(Reason::BadRequest, message));
             }
         };
-        let dry_run = match options["dryRun"].as_array().map(Vec::as_slice) {
-            None | Some([]) => asked.query.dry_run()?,
-            Some([all]) if all == "All" => true,
-            Some(other) => return Err(Status::new(Reason::BadRequest, format!("dryRun {other:?} is not valid: expected [\"All\"]"))),
+        let dry_run = match options.dry_run.unwrap_or_default().as_slice() {
+            [] => asked.query.dry_run()?,
+            [all] if all == "All" => true,
+            other => return Err(Status::new(Reason::BadRequest, format!("dryRun {other:?} is not valid: expected [\"All\"]"))),
         };
-        let preconditions = &options["preconditions"];
-        Ok(Self { propagation, uid: text(&preconditions["uid"]), resource_version: text(&preconditions["resourceVersion"]), dry_run })
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let Preconditions { uid, resource_version } = options.preconditions.unwrap_or_default();
+        Ok(Self { propagation, uid: given(uid), resource_version: given(resource_version), dry_run })
     }
+}
+
+/// The body of a deletion. Unlike an object's, its other fields mean nothing here and are let be.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct DeleteOptions {
+    kind: Option<String>,
+    propagation_policy: Option<String>,
+    orphan_dependents: Option<bool>,
+    dry_run: Option<Vec<String>>,
+    preconditions: Option<Preconditions>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Preconditions {
+    uid: Option<String>,
+    resource_version: Option<String>,
 }
 
 impl Api {
