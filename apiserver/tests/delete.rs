@@ -1,4 +1,5 @@
 //! `delete`, `deletecollection`, and what goes with what is deleted.
+#![allow(clippy::expect_used, reason = "what fails here fails the test")]
 
 mod common;
 
@@ -38,12 +39,12 @@ async fn until(server: &Server, collection: &str, name: &str, mut holds: impl Fn
     }
     let from = resource_version(&list);
     let mut watch = server.watch(&format!("{collection}?fieldSelector=metadata.name%3D{name}&resourceVersion={from}")).await;
-    while let Some(line) = watch.next().await {
+    loop {
+        let line = watch.next().await.expect("it becomes as expected");
         if holds(if line.type_ == "DELETED" { &Value::Null } else { &line.object }) {
             return;
         }
     }
-    panic!("{name} never was as expected");
 }
 
 async fn until_gone(server: &Server, collection: &str, name: &str) {
