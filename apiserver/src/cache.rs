@@ -161,33 +161,43 @@ impl Cache {
 
     async fn follow(&self, store: Arc<dyn Store>, mut revision: Revision) {
         loop {
-            match store.watch(keys::ROOT.as_bytes(), revision).await {
-                Ok(mut stream) => loop {
-                    match stream.next().await {
-                        Some(Ok(event)) => {
-                            revision = event.revision;
-                            for change in &event.changes {
-                                self.change(change, revision);
-                            }
-                            self.progress.send_replace(revision);
-                        }
-                        Some(Err(error)) => {
-                            tracing::warn!("the stream of the store's commits ended and is started again: {error}");
-                            break;
-                        }
-                        None => break,
+            let error = self.take(&*store, &mut revision).await;
+            match error {
+                WatchError::Store(StoreError::Closed) => return,
+                // What was missed is found by comparing all there is with all that was here.
+                WatchError::Compacted { .. } => match self.load(&*store).await {
+                    Ok(newest) => {
+                        tracing::warn!("the store's commits were not all followed, and all objects were read again: {error}");
+                        revision = newest;
+                        continue;
                     }
+                    Err(error) => tracing::warn!("the store cannot be read and is tried again: {error}"),
                 },
-                Err(WatchError::Store(StoreError::Closed)) => return,
-                Err(error) => tracing::warn!("the store's commits cannot be followed: {error}"),
+                error => tracing::warn!("the stream of the store's commits ended and is taken up again: {error}"),
             }
             tokio::time::sleep(RETRY).await;
-            // What was missed is found by comparing all there is with all that was here.
-            match self.load(&*store).await {
-                Ok(newest) => revision = newest,
-                Err(error) => tracing::warn!("the store cannot be read and is tried again: {error}"),
+        }
+    }
+
+    /// Takes the store's commits after a revision, which is moved on with them, until the stream ends; says why it did.
+    async fn take(&self, store: &dyn Store, revision: &mut Revision) -> WatchError {
+        let mut stream = match store.watch(keys::ROOT.as_bytes(), *revision).await {
+            Ok(stream) => stream,
+            Err(error) => return error,
+        };
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(event) => {
+                    for change in &event.changes {
+                        self.change(change, event.revision);
+                    }
+                    *revision = event.revision;
+                    self.progress.send_replace(event.revision);
+                }
+                Err(error) => return error,
             }
         }
+        StoreError::Engine { operation: "watch", reason: "the stream ended".into() }.into()
     }
 
     fn change(&self, change: &Change, revision: Revision) {

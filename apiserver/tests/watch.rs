@@ -350,13 +350,13 @@ impl Store for Cuttable {
         self.store.get(key).await
     }
     async fn range(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Range, StoreError> {
-        let _ = self.whole.subscribe().wait_for(|whole| *whole).await;
         self.store.range(start, end, limit).await
     }
     async fn commit(&self, writes: Vec<Write>) -> Result<Revision, CommitError> {
         self.store.commit(writes).await
     }
     async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {
+        let _ = self.whole.subscribe().wait_for(|whole| *whole).await;
         let cut = CancellationToken::new();
         *self.cut.lock().unwrap() = cut.clone();
         Ok(self.store.watch(prefix, after).await?.take_until(cut.cancelled_owned()).boxed())
@@ -366,8 +366,27 @@ impl Store for Cuttable {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn after_the_store_was_away_watchers_see_the_difference_in_order() {
+impl Cuttable {
+    /// What another gateway writes.
+    async fn put(&self, name: &str, cpus: u64) -> Revision {
+        let mut object = vm(name);
+        object["metadata"]["namespace"] = "default".into();
+        object["spec"]["cpus"] = cpus.into();
+        let write = Write { key: key(name).into(), expect: basalt_store::Expect::Any, value: Some(object.to_string().into()) };
+        self.store.commit(vec![write]).await.unwrap()
+    }
+
+    fn cut(&self) {
+        self.whole.send_replace(false);
+        self.cut.lock().unwrap().cancel();
+    }
+}
+
+fn key(name: &str) -> String {
+    format!("/registry/basalt.dev/virtualmachines/default/{name}")
+}
+
+async fn start_cuttable() -> (Server, Arc<Cuttable>) {
     let kept: Arc<Mutex<Option<Arc<Cuttable>>>> = Arc::default();
     let server = start_on(|store| {
         let cuttable = Arc::new(Cuttable { store, cut: Mutex::default(), whole: tokio::sync::watch::Sender::new(true) });
@@ -376,26 +395,38 @@ async fn after_the_store_was_away_watchers_see_the_difference_in_order() {
     })
     .await;
     let store = kept.lock().unwrap().take().unwrap();
+    (server, store)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_stream_of_the_store_is_taken_up_where_it_ended() {
+    let (server, store) = start_cuttable().await;
+    let known = resource_version(&server.post(VMS, &vm("a")).await.ok(201));
+    let mut watch = server.watch(&format!("{VMS}?resourceVersion={known}")).await;
+    store.cut();
+    store.put("a", 2).await;
+    store.put("a", 3).await;
+    store.whole.send_replace(true);
+    assert_eq!(watch.take(2).await, ["MODIFIED a", "MODIFIED a"]);
+    // History goes back to before the cut.
+    assert_eq!(server.watch(&format!("{VMS}?resourceVersion={known}")).await.take(2).await, ["MODIFIED a", "MODIFIED a"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_store_was_away_watchers_see_the_difference_in_order() {
+    let (server, store) = start_cuttable().await;
     for name in ["a", "b", "z"] {
         server.post(VMS, &vm(name)).await.ok(201);
     }
     let known = resource_version(&server.get(VMS).await.ok(200));
     let mut watch = server.watch(&format!("{VMS}?resourceVersion={known}")).await;
-    store.whole.send_replace(false);
-    store.cut.lock().unwrap().cancel();
-    // Other gateways write meanwhile: the first in the order of keys is changed last.
-    let key = |name: &str| format!("/registry/basalt.dev/virtualmachines/default/{name}");
-    let put = async |name: &str, cpus: u64| {
-        let mut object = vm(name);
-        object["metadata"]["namespace"] = "default".into();
-        object["spec"]["cpus"] = cpus.into();
-        let write = Write { key: key(name).into(), expect: basalt_store::Expect::Any, value: Some(object.to_string().into()) };
-        store.commit(vec![write]).await.unwrap()
-    };
-    put("z", 2).await;
+    store.cut();
+    // Other gateways write meanwhile, and what they did is compacted: the first in the order of keys is changed last.
+    store.put("z", 2).await;
     store.commit(vec![Write { key: key("b").into(), expect: basalt_store::Expect::Any, value: None }]).await.unwrap();
-    put("new", 1).await;
-    let last = put("a", 2).await;
+    store.put("new", 1).await;
+    let last = store.put("a", 2).await;
+    store.compact(last).await.unwrap();
     store.whole.send_replace(true);
     let mut seen = Vec::new();
     while seen.last().is_none_or(|line: &Line| line.version() < last) {
@@ -450,14 +481,7 @@ async fn a_reflector_of_kube_rs_follows_by_a_streaming_list() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_of_kube_rs_lists_again_when_history_is_gone() {
-    let kept: Arc<Mutex<Option<Arc<Cuttable>>>> = Arc::default();
-    let server = start_on(|store| {
-        let cuttable = Arc::new(Cuttable { store, cut: Mutex::default(), whole: tokio::sync::watch::Sender::new(true) });
-        *kept.lock().unwrap() = Some(cuttable.clone());
-        cuttable
-    })
-    .await;
-    let store = kept.lock().unwrap().take().unwrap();
+    let (server, store) = start_cuttable().await;
     server.post(VMS, &vm("a")).await.ok(201);
     let api: Api<VirtualMachine> = Api::default_namespaced(server.client());
     // Watches that last a second, so that the next one begins after the cut.
@@ -466,9 +490,11 @@ async fn a_watcher_of_kube_rs_lists_again_when_history_is_gone() {
     while lists == 0 {
         lists += usize::from(matches!(events.try_next().await.unwrap().unwrap(), watcher::Event::InitDone));
     }
-    // The history before is gone then, and this kind has none since.
-    store.cut.lock().unwrap().cancel();
-    server.post(HOSTS, &host("h")).await.ok(201);
+    store.cut();
+    // The history is gone up to a change of another kind, after which this kind has none.
+    let last = resource_version(&server.post(HOSTS, &host("h")).await.ok(201));
+    store.compact(last).await.unwrap();
+    store.whole.send_replace(true);
     while lists == 1 {
         // Errors are told on the way; what counts is that it comes back by itself.
         let event = tokio::time::timeout(common::wire::PATIENCE, events.next()).await.expect("the watcher comes back").unwrap();

@@ -27,6 +27,8 @@ const CONTROLLERS_DEADLINE: Duration = Duration::from_secs(2);
 /// How long those who work in the background may keep the store after the parts have ended, and how often that is looked at.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(2);
+/// How much history etcd keeps, as Kubernetes has it: who was away for longer lists again.
+const ETCD_HISTORY: Duration = Duration::from_secs(300);
 
 /// The gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +90,12 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&dir, Default::default())).await;
             opened.map_err(|_| StoreError::Closed)??
         }
-        StoreKind::Etcd => Etcd::connect(&config.etcd_endpoints).await?,
+        StoreKind::Etcd => {
+            let etcd = Etcd::connect(&config.etcd_endpoints).await?;
+            let forgetful = etcd.clone();
+            tokio::spawn(shutdown.clone().run_until_cancelled_owned(async move { forgetful.forget(ETCD_HISTORY).await }));
+            etcd
+        }
     };
 
     let place = config.data_dir.join("gateway.json");

@@ -32,6 +32,22 @@ impl Etcd {
         Ok(Arc::new(etcd))
     }
 
+    /// Compacts, again and again, what is older than `keep`, for etcd keeps all history until it is told otherwise. Several may
+    /// do this on one cluster. Runs until it is dropped.
+    pub async fn forget(&self, keep: Duration) {
+        loop {
+            let then = self.revision().await;
+            tokio::time::sleep(keep).await;
+            let forgotten = match then {
+                Ok(revision) => self.compact(revision).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = forgotten {
+                tracing::warn!("etcd's history was not compacted, and is the next time: {error}");
+            }
+        }
+    }
+
     /// A client whose answers may be as large as what is stored.
     fn kv(&self) -> KvClient {
         self.client.kv_client().max_decoding_message_size(usize::MAX)
@@ -113,7 +129,7 @@ impl Store for Etcd {
         let options = WatchOptions::new().with_prefix().with_start_revision(start).with_prev_key().with_progress_notify();
         let mut client = self.client.watch_client().max_decoding_message_size(usize::MAX);
         let mut watch = Self::within("watch", client.watch(prefix, Some(options))).await?;
-        // etcd says in its first answers whether the history is still there.
+        // Its first answer says that the watch is made; that the history is gone, it says in this one or in the next.
         let first = Self::within("watch", watch.message()).await?;
         let mut ready = VecDeque::new();
         if let Some(first) = first {

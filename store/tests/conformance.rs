@@ -50,6 +50,32 @@ async fn run<F: Future<Output = ()>>(fixture: Option<Fixture>, test: impl FnOnce
     tokio::time::timeout(PATIENCE * 2, test(fixture.store.clone())).await.expect("the test takes too long");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_forgets_what_is_old_when_it_is_told_to() {
+    let Some(fixture) = common::etcd().await else { return };
+    let engine = fixture.connect().await;
+    let first = commit(&fixture.store, put("key", Expect::Absent, "0")).await;
+    let forgotten = async {
+        for round in 1u64.. {
+            let made = commit(&fixture.store, put("key", Expect::At(first + round - 1), &round.to_string())).await;
+            let refused = match fixture.store.watch(b"key", first).await {
+                Ok(mut watch) => next(&mut watch).await.err(),
+                Err(refused) => Some(refused),
+            };
+            match refused {
+                Some(WatchError::Compacted { oldest, .. }) => return assert!(oldest <= made),
+                other => assert!(other.is_none(), "{other:?}"),
+            }
+        }
+    };
+    let keeper = engine.forget(std::time::Duration::from_millis(10));
+    tokio::time::timeout(PATIENCE, async {
+        tokio::select! { () = keeper => {}, () = forgotten => {} }
+    })
+    .await
+    .expect("it is forgotten");
+}
+
 async fn commit(store: &Arc<dyn Store>, write: Write) -> Revision {
     store.commit(vec![write]).await.unwrap()
 }

@@ -17,14 +17,14 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A store with what must live as long as it.
 pub struct Fixture {
     pub store: Arc<dyn Store>,
-    _etcd: Option<EtcdProcess>,
+    etcd: Option<EtcdProcess>,
     _dir: TempDir,
 }
 
 pub async fn embedded() -> Option<Fixture> {
     let dir = tempfile::tempdir().unwrap();
     let store = Embedded::open(&dir.path().join("store"), Default::default()).unwrap();
-    Some(Fixture { store, _etcd: None, _dir: dir })
+    Some(Fixture { store, etcd: None, _dir: dir })
 }
 
 /// Nothing only if the environment says that there is no etcd here; without it, a missing etcd fails the test.
@@ -36,7 +36,15 @@ pub async fn etcd() -> Option<Fixture> {
     let dir = tempfile::tempdir().unwrap();
     let process = EtcdProcess::start(&dir);
     let store = Etcd::connect(std::slice::from_ref(&process.endpoint)).await.unwrap();
-    Some(Fixture { store, _etcd: Some(process), _dir: dir })
+    Some(Fixture { store, etcd: Some(process), _dir: dir })
+}
+
+impl Fixture {
+    /// A further connection to the etcd.
+    pub async fn connect(&self) -> Arc<Etcd> {
+        let process = self.etcd.as_ref().expect("this is of the embedded engine");
+        Etcd::connect(std::slice::from_ref(&process.endpoint)).await.unwrap()
+    }
 }
 
 struct EtcdProcess {
