@@ -31,6 +31,17 @@ pub struct Attributes<'a> {
     pub name: &'a str,
 }
 
+/// Refuses a path that is of no kind to those who may not read it: all but the members of [`MASTERS`].
+pub fn authorize_path(identity: Option<&Identity>, path: &str) -> Result<(), Status> {
+    let Some(identity) = identity else {
+        return authorize(None, Attributes { verb: "get", group: "", plural: "", subresource: "", namespace: None, name: "" });
+    };
+    if identity.groups.iter().any(|group| group == MASTERS) {
+        return Ok(());
+    }
+    Err(Status::new(Reason::Forbidden, format!("forbidden: User {:?} cannot get path {path:?}", identity.user)))
+}
+
 /// Refuses what somebody may not do. Members of [`MASTERS`] may do everything, others nothing.
 pub fn authorize(identity: Option<&Identity>, wanted: Attributes<'_>) -> Result<(), Status> {
     let Some(identity) = identity else {

@@ -7,12 +7,15 @@ use crate::{
     error::{Reason, Status},
     gc,
     handlers::{Api, Asked, json},
-    identity::{Attributes, Identity, authorize},
+    health,
+    identity::{Attributes, Identity, authorize, authorize_path},
     keys, namespace, negotiate, openapi,
+    passage::Passage,
     registry::{Registry, ResourceDef},
     request::{self, Query, Target},
     schema::{Schema, SchemaError},
     storage::Storage,
+    telemetry::{self, Metrics, Timed},
 };
 use axum::{
     Router,
@@ -33,6 +36,8 @@ pub struct Options {
     pub namespaces: Vec<String>,
     /// Ends the watches and the work in the background.
     pub shutdown: CancellationToken,
+    /// What `/metrics` tells; the API server adds its own.
+    pub metrics: Metrics,
 }
 
 /// The API server cannot be started.
@@ -73,9 +78,11 @@ impl ApiServer {
             let schema = Schema::compile(&def.schema).map_err(|source| StartError::Schema { plural: def.plural.clone(), source })?;
             schemas.insert((def.group.clone(), def.version.clone(), def.plural.clone()), schema);
         }
+        let metrics = options.metrics;
+        let store: Arc<dyn Store> = Arc::new(Timed::new(store, metrics.clone()));
         let kinds = registry.iter().map(|def| (def.group.clone(), def.plural.clone()));
         let cache = Cache::start(store.clone(), kinds, options.shutdown.clone()).await?;
-        let api = Arc::new(Api { registry, storage: Storage { store, cache }, schemas, shutdown: options.shutdown });
+        let api = Arc::new(Api { registry, storage: Storage { store, cache }, schemas, metrics, shutdown: options.shutdown });
         for name in [namespace::DEFAULT.to_owned()].into_iter().chain(options.namespaces) {
             api.ensure_namespace(&name).await.map_err(|status| StartError::Namespace { name, status: Box::new(status) })?;
         }
@@ -108,21 +115,26 @@ impl Api {
 }
 
 async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
-    answer(&api, request).await.unwrap_or_else(IntoResponse::into_response)
+    if let Some(answer) = health::answer(&api, request.uri()).await {
+        return answer;
+    }
+    let mut passage = Passage::begin(&api, request.method());
+    let answered = answer(&api, request, &mut passage).await;
+    passage.end(answered)
 }
 
-async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Status> {
+async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Result<Response, Status> {
     let path = request.uri().path().to_owned();
-    match path.as_str() {
-        "/livez" | "/healthz" => return Ok("ok".into_response()),
-        "/readyz" if api.shutdown.is_cancelled() => return Err(Status::new(Reason::ServiceUnavailable, "shutting down")),
-        "/readyz" => return api.storage.catch_up().await.map(|_| "ok".into_response()),
-        "/version" => return Ok(document(&discovery::version(), request.headers())),
-        _ => {}
+    if path == "/version" {
+        return Ok(document(&discovery::version(), request.headers()));
     }
     let identity = request.extensions().get::<Identity>().cloned();
     if identity.is_none() {
         authorize(None, Attributes { verb: "get", group: "", plural: "", subresource: "", namespace: None, name: "" })?;
+    }
+    if path == "/metrics" {
+        authorize_path(identity.as_ref(), &path)?;
+        return metrics(api, request.headers()).await;
     }
     if let Some(found) = describe(api, &request, &path) {
         if request.method() != Method::GET && request.method() != Method::HEAD {
@@ -133,7 +145,17 @@ async fn answer(api: &Arc<Api>, request: Request) -> Result<Response, Status> {
     let Some(target) = Target::parse(&api.registry, &path)? else {
         return Err(Status::new(Reason::NotFound, "the server could not find the requested resource"));
     };
-    serve(api, request, target, identity.as_ref()).await
+    serve(api, request, target, identity.as_ref(), passage).await
+}
+
+async fn metrics(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
+    // That the store does not answer is told by its not being told.
+    api.metrics.revisions(api.storage.store.revision().await.ok(), api.storage.cache.revision());
+    let accepted = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let openmetrics = accepted.contains("application/openmetrics-text");
+    let text = api.metrics.text(openmetrics).map_err(|_| Status::new(Reason::InternalError, "the metrics cannot be encoded"))?;
+    let type_ = if openmetrics { telemetry::OPENMETRICS } else { telemetry::PLAIN };
+    Ok(([(header::CONTENT_TYPE, type_)], text).into_response())
 }
 
 /// What is said of the kinds, as against of objects.
@@ -172,7 +194,13 @@ fn document(value: &Value, headers: &HeaderMap) -> Response {
     response
 }
 
-async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: Option<&Identity>) -> Result<Response, Status> {
+async fn serve(
+    api: &Arc<Api>,
+    request: Request,
+    target: Target,
+    identity: Option<&Identity>,
+    passage: &mut Passage,
+) -> Result<Response, Status> {
     let (parts, body) = request.into_parts();
     let query = Query::parse(&parts.uri)?;
     let watch = query.flag("watch")?;
@@ -189,6 +217,7 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: Optio
             return Err(Status::new(Reason::MethodNotAllowed, format!("the server does not allow {method} on {}", parts.uri.path())));
         }
     };
+    passage.leads_to(verb, &target);
     authorize(
         identity,
         Attributes {

@@ -1,6 +1,6 @@
 //! What every controller is given: a client, the settings, a clock and a recorder of Events.
 
-use crate::events::Recorder;
+use crate::{events::Recorder, observe::Metrics};
 use jiff::Timestamp;
 use kube::Client;
 use std::{sync::Arc, time::Duration};
@@ -28,13 +28,16 @@ pub struct Context {
     pub settings: Settings,
     /// Records what happens for people.
     pub recorder: Recorder,
+    /// Counts and times reconciles.
+    pub metrics: Metrics,
     now: fn() -> Timestamp,
 }
 
 impl Context {
     /// A context with the system's clock.
-    pub fn new(client: Client, settings: Settings) -> Arc<Self> {
-        Arc::new(Self { recorder: Recorder::new(client.clone(), "basalt-gateway"), client, settings, now: Timestamp::now })
+    pub fn new(client: Client, settings: Settings, metrics: Metrics) -> Arc<Self> {
+        let recorder = Recorder::new(client.clone(), "basalt-gateway");
+        Arc::new(Self { client, settings, recorder, metrics, now: Timestamp::now })
     }
 
     /// The time.

@@ -8,6 +8,7 @@
 pub mod context;
 pub mod events;
 pub mod host;
+pub mod observe;
 pub mod patch;
 pub mod vm;
 
@@ -17,8 +18,8 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 /// Runs every controller until `shutdown` is cancelled and the reconciles under way have ended.
-pub async fn run(client: Client, settings: Settings, shutdown: CancellationToken) {
-    let context = Context::new(client, settings);
+pub async fn run(client: Client, settings: Settings, metrics: observe::Metrics, shutdown: CancellationToken) {
+    let context = Context::new(client, settings, metrics);
     tokio::join!(
         host::run(context.clone(), shutdown.clone()),
         vm::run(context.clone(), shutdown.clone()),

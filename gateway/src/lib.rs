@@ -7,6 +7,7 @@ pub mod https;
 pub mod hub;
 pub mod kubeconfig;
 pub mod pki;
+mod telemetry;
 
 use basalt_api::SYSTEM_NAMESPACE;
 use basalt_apiserver::{ApiServer, Registry};
@@ -108,7 +109,9 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         registry.add_crd(&crd)?;
     }
     registry.add_subresource(basalt_api::GROUP, "virtualmachines", "log", Arc::new(hub::console::ConsoleLog { tunnels: tunnels.clone() }));
-    let options = basalt_apiserver::Options { namespaces: vec![SYSTEM_NAMESPACE.into()], shutdown: shutdown.clone() };
+    let (metrics, reconciles) = (basalt_apiserver::Metrics::default(), basalt_controllers::observe::Metrics::default());
+    let options =
+        basalt_apiserver::Options { namespaces: vec![SYSTEM_NAMESPACE.into()], shutdown: shutdown.clone(), metrics: metrics.clone() };
     let api = ApiServer::start(store.clone(), registry, options).await?;
 
     let controllers = client::in_process(api.router(), client::part("controllers"));
@@ -137,6 +140,10 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     let heartbeat = Duration::from_secs(config.heartbeat_seconds.into());
     let parts = hub::Parts { client: agents, pki, token, cluster_uid, heartbeat, lease: host_grace, tunnels };
     let hub = hub::Hub::new(parts, shutdown.clone());
+    metrics.register(|registry| {
+        reconciles.register(registry);
+        telemetry::register(registry, hub.connected());
+    });
     let mirror = hub.clone();
     // The hub writes what hosts report until the listeners have let them go, and ends with this.
     let mirror = AbortOnDropHandle::new(tokio::spawn(async move { mirror.run().await }));
@@ -154,7 +161,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
                 tokio::time::sleep(CONTROLLERS_DEADLINE).await;
             };
             tokio::select! {
-                () = basalt_controllers::run(controllers, settings, shutdown.clone()) => {}
+                () = basalt_controllers::run(controllers, settings, reconciles, shutdown.clone()) => {}
                 () = limit => tracing::debug!("the controllers are cut off"),
             }
         }

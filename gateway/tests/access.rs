@@ -78,6 +78,33 @@ async fn without_a_certificate_only_the_health_and_the_version_are_told() {
         kube::Error::Api(status) => assert_eq!((status.code, status.reason.as_str()), (401, "Unauthorized")),
         other => panic!("{other:?}"),
     }
+    assert!(get("/livez?verbose").await.unwrap().contains("[+]ping ok"));
+    assert!(get("/metrics").await.is_err(), "what there is and how busy it is is not for everybody");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_tell_of_hosts_controllers_and_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let client = gateway.admin().await;
+    let (agent, _reports) = gateway.ready_host("h1").await;
+    let mut manifests = agent.manifests(0).await;
+    manifest(&mut manifests, "the first", |_| true).await;
+    let text = client.request_text(http::Request::get("/metrics").body(vec![]).unwrap()).await.unwrap();
+    assert!(text.contains("basalt_hub_hosts_connected 1.0\n"), "{text}");
+    for series in [
+        "basalt_controller_reconciles_total{controller=\"host\",outcome=\"ok\"}",
+        "basalt_controller_reconcile_duration_seconds_count{controller=\"host\"}",
+        "basalt_controller_reconciles_in_flight{controller=\"host\"}",
+        "basalt_build_info{version=",
+        "process_resident_memory_bytes",
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "process_max_fds",
+        "process_start_time_seconds",
+    ] {
+        assert!(text.contains(&format!("\n{series}")), "{series}: {text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ use crate::{
     schema::Schema,
     storage::Storage,
     table,
+    telemetry::Metrics,
 };
 use axum::{
     body::Body,
@@ -31,6 +32,7 @@ pub struct Api {
     pub storage: Storage,
     /// Compiled schemas by group, version and plural name.
     pub schemas: HashMap<(String, String, String), Schema>,
+    pub metrics: Metrics,
     pub shutdown: CancellationToken,
 }
 

@@ -10,6 +10,7 @@ use crate::{
     registry::ResourceDef,
     request::Query,
     table,
+    telemetry::{Counted, Metrics},
 };
 use axum::{
     body::Body,
@@ -49,6 +50,8 @@ struct Watch {
     end: Instant,
     shutdown: CancellationToken,
     ended: bool,
+    metrics: Metrics,
+    _counted: Counted,
 }
 
 /// Where a watch begins.
@@ -131,6 +134,8 @@ impl Api {
             end: Instant::now() + life,
             shutdown: self.shutdown.clone(),
             ended: false,
+            _counted: self.metrics.watch(&def),
+            metrics: self.metrics.clone(),
             def,
         };
         if let (Start::Present { announce_end }, Some(snapshot)) = (start, snapshot) {
@@ -223,6 +228,7 @@ impl Watch {
 
     fn lose(&mut self, missed: u64) {
         tracing::info!(plural = self.def.plural, missed, "a watcher did not keep up and is dropped; it resumes from where it was");
+        self.metrics.watch_dropped(&self.def);
         self.ended = true;
     }
 

@@ -44,7 +44,8 @@ pub async fn start_on(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Se
         registry.add_crd(&crd).unwrap();
     }
     let shutdown = CancellationToken::new();
-    let api = ApiServer::start(store, registry, Options { namespaces: vec![], shutdown: shutdown.clone() }).await.unwrap();
+    let api =
+        ApiServer::start(store, registry, Options { namespaces: vec![], shutdown: shutdown.clone(), ..Options::default() }).await.unwrap();
     let router = api.router().layer(axum::middleware::from_fn(|mut request: Request, next: Next| async move {
         request.extensions_mut().insert(admin());
         next.run(request).await
@@ -57,6 +58,11 @@ pub async fn start_on(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Se
 }
 
 impl Server {
+    /// Begins the end of the server; it still answers.
+    pub fn end(&self) {
+        self.shutdown.cancel();
+    }
+
     /// kube-rs's client, over the socket.
     pub fn client(&self) -> kube::Client {
         let address: http::Uri = format!("http://{}", self.address).parse().unwrap();

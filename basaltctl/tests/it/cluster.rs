@@ -290,7 +290,7 @@ impl Cluster {
         let mut registry = Registry::builtin();
         basalt_api::crds().iter().for_each(|crd| registry.add_crd(crd).unwrap());
         registry.add_subresource("basalt.dev", "virtualmachines", "log", Arc::new(Console));
-        let options = Options { namespaces: Vec::new(), shutdown: shutdown.clone() };
+        let options = Options { namespaces: Vec::new(), shutdown: shutdown.clone(), ..Options::default() };
         let url = runtime.block_on(async {
             let store = Embedded::open(&store.path().join("store"), Default::default()).unwrap();
             let server = ApiServer::start(store, registry, options).await.unwrap();

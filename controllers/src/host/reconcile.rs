@@ -1,7 +1,7 @@
 //! Owns the judgement in `Host.status` (phase, conditions, allocatable, lastHeartbeat); needs the host's Lease.
 
 use super::plan::plan;
-use crate::{Context, events::Happening, patch::status_patch};
+use crate::{Context, events::Happening, observe, patch::status_patch};
 use basalt_api::{Host, SYSTEM_NAMESPACE, host::HostReason};
 use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -35,7 +35,11 @@ pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     Controller::new(Api::<Host>::all(context.client.clone()), watcher::Config::default())
         .watches(leases, watcher::Config::default(), |lease| [ObjectRef::<Host>::new(&lease.name_any())])
         .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(reconcile, |_, error, _| retry(error), context)
+        .run(
+            |host, context| async move { observe::reconcile("host", &context, reconcile(host, context.clone())).await },
+            |_, error, _| retry(error),
+            context,
+        )
         .for_each(|_| std::future::ready(()))
         .await;
 }

@@ -4,7 +4,7 @@ use super::{
     place::{Candidate, Placed, place},
     plan::{PlacedHost, Step, newly_placed, plan, summary, unplaceable},
 };
-use crate::{Context, events::Happening, patch::status_patch};
+use crate::{Context, events::Happening, observe, patch::status_patch};
 use basalt_api::{
     Host, VirtualMachine, VirtualMachineStatus,
     host::Resources,
@@ -74,7 +74,11 @@ pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
         .with_config(kube::runtime::controller::Config::default().concurrency(CONCURRENCY))
         .watches(api, watcher::Config::default(), move |host| concerned_vms(&concerned, &host.name_any()))
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
-        .run(reconcile, |_, error, _| retry(error), state)
+        .run(
+            |vm, state| async move { observe::reconcile("vm", &state.context, reconcile(vm, state.clone())).await },
+            |_, error, _| retry(error),
+            state,
+        )
         .for_each(|_| std::future::ready(()));
     tokio::select! {
         () = controller => {}

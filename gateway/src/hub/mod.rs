@@ -93,6 +93,12 @@ impl Hub {
         Arc::new(Self { enrolment, manifests, images, reporting, sessions: Sessions::new(shutdown), tunnels, client })
     }
 
+    /// Counts the hosts that are connected.
+    pub fn connected(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let sessions = self.sessions.clone();
+        move || sessions.hosts()
+    }
+
     /// Mirrors the API and writes what hosts find of images, for ever.
     pub async fn run(&self) {
         tokio::join!(mirror::run(self.client.clone(), self.manifests.clone()), self.images.run());

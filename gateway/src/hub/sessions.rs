@@ -53,6 +53,12 @@ impl Sessions {
         Arc::new(Self { shutdown, open: Mutex::default() })
     }
 
+    /// How many hosts are being sent manifests.
+    pub fn hosts(&self) -> usize {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.streams.keys().filter(|(_, call)| *call == Call::Converge).count()
+    }
+
     /// Opens a stream of a host, and ends the one that it had.
     pub fn open(self: &Arc<Self>, host: &str, call: Call) -> Session {
         let ended = self.shutdown.child_token();
