@@ -73,7 +73,7 @@ pub fn prune(object: &mut Value) -> Vec<UnknownField> {
 /// Everything that is wrong with an object's metadata.
 pub fn validate(meta: &Value, namespaced: bool) -> Vec<Cause> {
     let Some(schema) = &*META else { return Vec::new() };
-    let mut causes = schema.validate(&json!({ "meta": meta }));
+    let mut causes = schema.validate(&json!({ "meta": meta }), None);
     for cause in &mut causes {
         cause.message = cause.message.replacen(&cause.field, &cause.field.replacen("meta", "metadata", 1), 1);
         cause.field = cause.field.replacen("meta", "metadata", 1);

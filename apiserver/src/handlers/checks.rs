@@ -102,11 +102,11 @@ impl Api {
         }
     }
 
-    /// Metadata and schema.
-    pub fn validate(&self, asked: &Asked<'_>, new: &Value) -> Result<(), Status> {
+    /// Metadata, schema and rules, of a new object or of one that takes the place of another.
+    pub fn validate(&self, asked: &Asked<'_>, new: &Value, old: Option<&Value>) -> Result<(), Status> {
         let def = &asked.target.def;
         let mut causes = metadata::validate(&new["metadata"], def.namespaced);
-        causes.extend(self.schema(def)?.validate(new));
+        causes.extend(self.schema(def)?.validate(new, old));
         if causes.is_empty() {
             return Ok(());
         }

@@ -167,7 +167,7 @@ impl Api {
             if namespace::is_namespace(def) {
                 namespace::complete(&mut new, None);
             }
-            self.validate(asked, &new)?;
+            self.validate(asked, &new, None)?;
             if let Mark::Update = mark {
                 apply::record_update(None, &mut new, def, asked.manager()?, self.now());
             }
@@ -222,7 +222,7 @@ impl Api {
             if wanted_differs(live, &new, def) {
                 new["metadata"]["generation"] = (live["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
             }
-            self.validate(asked, &new)?;
+            self.validate(asked, &new, Some(live))?;
             if let Mark::Update = mark {
                 apply::record_update(Some(live), &mut new, def, manager, now);
             }

@@ -1,16 +1,19 @@
 //! Structural schemas: what a kind's objects may look like, as its CustomResourceDefinition says it.
 //!
 //! A schema is compiled once and then prunes what is unknown, fills in defaults, and validates. Messages are in Kubernetes's
-//! own words, because people and programs know them. CEL rules are carried along but not evaluated.
+//! own words, because people and programs know them.
 
+mod cel;
 mod defaults;
 mod prune;
+mod rules;
 mod validate;
 
 pub use prune::UnknownField;
 
-use crate::error::Cause;
+use crate::error::{Cause, CauseReason};
 use regex::Regex;
+use rules::{Place, Rule};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -64,12 +67,25 @@ struct Node {
     any_of: Vec<Node>,
     all_of: Vec<Node>,
     not: Option<Box<Node>>,
+    rules: Vec<Rule>,
+    /// Here or below there are rules.
+    has_rules: bool,
+}
+
+impl ListType {
+    /// Two items of a list with keys have the same ones; two items of another list may be the same.
+    fn same_item(&self, a: &Value, b: &Value) -> bool {
+        match self {
+            Self::Map(keys) => keys.iter().all(|key| a.get(key) == b.get(key)),
+            Self::Atomic | Self::Set => true,
+        }
+    }
 }
 
 impl Schema {
     /// Compiles an OpenAPI v3 schema.
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
-        Ok(Self { root: Node::compile(schema, "")? })
+        Ok(Self { root: Node::compile(schema, "", Position::ROOT)? })
     }
 
     /// Puts in what the object leaves out and the schema has a default for.
@@ -82,14 +98,45 @@ impl Schema {
         prune::prune(&self.root, object)
     }
 
-    /// Everything that is wrong with an object, up to a bound.
-    pub fn validate(&self, object: &Value) -> Vec<Cause> {
-        validate::validate(&self.root, object)
+    /// Everything that is wrong with an object that is to take the place of another or, if that is none, to be new; up to a
+    /// bound.
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+        let mut causes = validate::validate(&self.root, object);
+        if !self.root.has_rules {
+            return causes;
+        }
+        let blocks = |cause: &Cause| {
+            use CauseReason::{FieldValueRequired, FieldValueTooLong, FieldValueTooMany, FieldValueTypeInvalid};
+            matches!(cause.reason, FieldValueRequired | FieldValueTooLong | FieldValueTooMany | FieldValueTypeInvalid)
+        };
+        // Rules are written for values of the right types, and their cost is bounded by the bounds on sizes.
+        if causes.iter().any(blocks) {
+            let message = "Invalid value: null: some validation rules were not checked because the object was invalid; \
+                           correct the existing errors to complete validation";
+            causes.push(Cause { reason: CauseReason::FieldValueInvalid, message: message.into(), field: "<nil>".into() });
+            return causes;
+        }
+        causes.extend(rules::check(&self.root, object, old));
+        causes
     }
 }
 
+/// Where in the schema of an object a schema stands.
+#[derive(Clone, Copy)]
+struct Position {
+    root: bool,
+    /// It can be told which old value belongs to a value.
+    correlatable: bool,
+    /// It is an alternative or a part of another schema of the same value, and has no rules.
+    junctor: bool,
+}
+
+impl Position {
+    const ROOT: Self = Self { root: true, correlatable: true, junctor: false };
+}
+
 impl Node {
-    fn compile(schema: &Value, path: &str) -> Result<Self, SchemaError> {
+    fn compile(schema: &Value, path: &str, position: Position) -> Result<Self, SchemaError> {
         let error = |reason: String| SchemaError { path: if path.is_empty() { "the object".into() } else { path.into() }, reason };
         let text = |key: &str| schema[key].as_str().unwrap_or_default().to_owned();
         let flag = |key: &str| schema[key].as_bool().unwrap_or(false);
@@ -99,11 +146,11 @@ impl Node {
             schema[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
         };
         let nodes = |key: &str| -> Result<Vec<Node>, SchemaError> {
-            schema[key].as_array().into_iter().flatten().map(|s| Node::compile(s, path)).collect()
+            schema[key].as_array().into_iter().flatten().map(|s| Node::compile(s, path, Position { junctor: true, ..position })).collect()
         };
-        let child = |key: &str, suffix: &str| -> Result<Option<Box<Node>>, SchemaError> {
+        let child = |key: &str, suffix: &str, position: Position| -> Result<Option<Box<Node>>, SchemaError> {
             match &schema[key] {
-                value @ Value::Object(_) => Node::compile(value, &format!("{path}{suffix}")).map(|n| Some(Box::new(n))),
+                value @ Value::Object(_) => Node::compile(value, &format!("{path}{suffix}"), position).map(|n| Some(Box::new(n))),
                 Value::Bool(true) => Ok(Some(Box::new(Node { preserve_unknown: true, ..Node::default() }))),
                 _ => Ok(None),
             }
@@ -112,10 +159,11 @@ impl Node {
         if !matches!(type_.as_str(), "" | "object" | "array" | "string" | "boolean" | "integer" | "number") {
             return Err(error(format!("there is no type {type_:?}")));
         }
+        let below = Position { root: false, ..position };
         let mut properties = BTreeMap::new();
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let dot = if path.is_empty() { "" } else { "." };
-            properties.insert(name.clone(), Self::compile(property, &format!("{path}{dot}{name}"))?);
+            properties.insert(name.clone(), Self::compile(property, &format!("{path}{dot}{name}"), below)?);
         }
         let pattern = match &schema["pattern"] {
             Value::String(pattern) => Some(Regex::new(pattern).map_err(|e| error(format!("the pattern {pattern:?} is not one: {e}")))?),
@@ -127,15 +175,16 @@ impl Node {
             _ if flag("uniqueItems") => ListType::Set,
             _ => ListType::Atomic,
         };
-        Ok(Self {
+        let items = Position { correlatable: position.correlatable && matches!(list, ListType::Map(_)), ..below };
+        let mut node = Self {
             type_,
             nullable: flag("nullable"),
             int_or_string: flag("x-kubernetes-int-or-string"),
             preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
             embedded: flag("x-kubernetes-embedded-resource"),
             properties,
-            additional: child("additionalProperties", ".*")?,
-            items: child("items", "[*]")?,
+            additional: child("additionalProperties", ".*", below)?,
+            items: child("items", "[*]", items)?,
             required: strings("required"),
             enum_: schema["enum"].as_array().cloned().unwrap_or_default(),
             pattern,
@@ -151,8 +200,21 @@ impl Node {
             one_of: nodes("oneOf")?,
             any_of: nodes("anyOf")?,
             all_of: nodes("allOf")?,
-            not: child("not", "")?,
-        })
+            not: child("not", "", Position { junctor: true, ..position })?,
+            rules: Vec::new(),
+            has_rules: false,
+        };
+        let place = Place { whole: position.root || node.embedded, correlatable: position.correlatable };
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            if position.junctor {
+                return Err(error("rules do not stand within allOf, anyOf, oneOf and not".into()));
+            }
+            let rule = Rule::compile(rule, &node, place).map_err(error)?;
+            node.rules.push(rule);
+        }
+        let children = node.properties.values().chain(node.additional.as_deref()).chain(node.items.as_deref());
+        node.has_rules = !node.rules.is_empty() || children.into_iter().any(|child| child.has_rules);
+        Ok(node)
     }
 
     /// The schema of a field, if the field is known.

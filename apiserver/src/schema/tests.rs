@@ -12,7 +12,7 @@ fn schema(spec: Value) -> Schema {
 }
 
 fn said(spec: Value, value: Value) -> Vec<String> {
-    schema(spec).validate(&json!({ "spec": value })).into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
+    schema(spec).validate(&json!({ "spec": value }), None).into_iter().map(|c| format!("{}: {}", c.field, c.message)).collect()
 }
 
 /// The schemas of all kinds that are served.
@@ -91,7 +91,7 @@ fn formats_take_what_every_client_reads() {
 #[test]
 fn everything_that_is_wrong_is_told_at_once_but_not_without_end() {
     let disks = json!({ "type": "array", "items": { "type": "integer" } });
-    let causes = schema(disks).validate(&json!({ "spec": vec!["x"; 1000] }));
+    let causes = schema(disks).validate(&json!({ "spec": vec!["x"; 1000] }), None);
     assert_eq!(causes.len(), 64);
     assert!(causes.iter().all(|c| c.reason == CauseReason::FieldValueTypeInvalid));
 }
@@ -146,8 +146,8 @@ fn an_integer_is_stored_without_a_point() {
     let schema = schema(json!({ "type": "integer", "format": "uint32" }));
     schema.prune(&mut object);
     assert_eq!(object.to_string(), r#"{"spec":2}"#);
-    assert!(schema.validate(&object).is_empty());
-    assert_eq!(schema.validate(&json!({ "spec": 2.5 })).len(), 1);
+    assert!(schema.validate(&object, None).is_empty());
+    assert_eq!(schema.validate(&json!({ "spec": 2.5 }), None).len(), 1);
 }
 
 #[test]
@@ -232,13 +232,13 @@ proptest! {
     #[test]
     fn no_object_and_no_schema_makes_it_panic(object in anything(), other in anything()) {
         for schema in &*OURS {
-            schema.validate(&object);
+            schema.validate(&object, None);
         }
         if let Ok(schema) = Schema::compile(&other) {
             let mut object = object;
             schema.prune(&mut object);
             schema.apply_defaults(&mut object);
-            schema.validate(&object);
+            schema.validate(&object, None);
         }
         let mut other = json!({ "metadata": other });
         crate::metadata::prune(&mut other);

@@ -5,7 +5,7 @@ use crate::error::{Cause, CauseReason};
 use serde_json::Value;
 
 /// How many causes are told at the most.
-const MAX_CAUSES: usize = 64;
+pub(super) const MAX_CAUSES: usize = 64;
 
 pub(super) fn validate(root: &Node, object: &Value) -> Vec<Cause> {
     let mut check = Check { causes: Vec::new() };
@@ -220,7 +220,7 @@ fn is_rfc3339(text: &str) -> bool {
         && text.parse::<jiff::Timestamp>().is_ok()
 }
 
-fn type_of(value: &Value) -> &'static str {
+pub(super) fn type_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -233,7 +233,7 @@ fn type_of(value: &Value) -> &'static str {
 }
 
 /// A value as a message shows it: not more of it than a line.
-fn short(value: &Value) -> String {
+pub(super) fn short(value: &Value) -> String {
     let text = value.to_string();
     if text.chars().count() <= 120 { text } else { format!("{}...", text.chars().take(117).collect::<String>()) }
 }
