@@ -58,7 +58,7 @@ impl fmt::Display for BlockedCode {
         f.write_str(match self {
             Self::NoHostFits => "no host fits",
             Self::HostNotReady => "its host does not report",
-            Self::WaitingForHost => "its host has not acted yet",
+            Self::WaitingForHost => "its host has not finished",
             Self::ImageNotFound => "an image does not exist",
             Self::ImageUnusable => "an image cannot be used on the host",
             Self::BridgeNotFound => "a bridge does not exist on the host",
