@@ -9,6 +9,7 @@ mod cache;
 mod decode;
 mod discovery;
 pub mod error;
+mod fence;
 mod gc;
 mod handlers;
 mod health;
@@ -34,6 +35,7 @@ mod table;
 mod telemetry;
 
 pub use error::{Cause, CauseReason, Status};
+pub use fence::Fence;
 pub use identity::Identity;
 pub use registry::{Registry, ResourceDef};
 pub use server::{ApiServer, Options, StartError};

@@ -5,6 +5,7 @@ use crate::{
     cache::Cache,
     discovery,
     error::{Reason, Status},
+    fence::Fence,
     gc,
     handlers::{Api, Asked, json},
     health,
@@ -118,8 +119,9 @@ async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
     if let Some(answer) = health::answer(&api, request.uri()).await {
         return answer;
     }
+    let fence = request.extensions().get::<Fence>().cloned();
     let mut passage = Passage::begin(&api, request.method());
-    let answered = answer(&api, request, &mut passage).await;
+    let answered = Fence::around(fence, answer(&api, request, &mut passage)).await;
     passage.end(answered)
 }
 

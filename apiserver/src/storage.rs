@@ -3,12 +3,13 @@
 use crate::{
     cache::{Cache, Kind},
     error::{Reason, Status},
+    fence::Fence,
     keys,
     object::{Object, decode, encode},
     registry::ResourceDef,
 };
-use basalt_store::{CommitError, Expect, Store, Write};
-use bytes::Bytes;
+use basalt_store::{Action, CommitError, Expect, Store, Write};
+
 use serde_json::Value;
 use std::{sync::Arc, time::Duration};
 
@@ -62,6 +63,7 @@ impl Storage {
     pub async fn create(&self, def: &ResourceDef, place: &str, object: Value) -> Result<Option<Arc<Object>>, Status> {
         match self.put(def, place, Expect::Absent, object).await {
             Ok(created) => Ok(Some(created)),
+            Err(CommitError::Conflict { key, .. }) if fenced(&key) => Err(Fence::refusal()),
             Err(CommitError::Conflict { .. }) => Ok(None),
             Err(CommitError::Store(error)) => Err(error.into()),
         }
@@ -99,10 +101,11 @@ impl Storage {
                 Outcome::Delete if dry_run => return Ok(Changed::Deleted(live)),
                 Outcome::Put(new) if dry_run => return Ok(Changed::Put(Arc::new(Object::of(new, live.revision)))),
                 Outcome::Put(new) => self.put(def, place, expect, new).await.map(Changed::Put),
-                Outcome::Delete => self.commit(def, place, expect, None).await.map(|_| Changed::Deleted(live.clone())),
+                Outcome::Delete => self.commit(def, place, expect, Action::Delete).await.map(|_| Changed::Deleted(live.clone())),
             };
             match written {
                 Ok(changed) => return Ok(changed),
+                Err(CommitError::Conflict { key, .. }) if fenced(&key) => return Err(Fence::refusal()),
                 Err(CommitError::Conflict { current, .. }) => {
                     fresh = true;
                     live = current.as_ref().and_then(decode).map(Arc::new).ok_or_else(not_found)?;
@@ -122,7 +125,7 @@ impl Storage {
 
     async fn put(&self, def: &ResourceDef, place: &str, expect: Expect, mut new: Value) -> Result<Arc<Object>, CommitError> {
         let bytes = encode(&mut new);
-        let revision = self.commit(def, place, expect, Some(bytes.clone())).await?;
+        let revision = self.commit(def, place, expect, Action::Put(bytes.clone())).await?;
         // The cache most often has it already, and is spared the reading.
         let cached = self.cache.kind(&def.group, &def.plural).and_then(|kind| kind.get(place)).filter(|o| o.revision == revision);
         let object = match cached {
@@ -133,8 +136,9 @@ impl Storage {
         Ok(object)
     }
 
-    async fn commit(&self, def: &ResourceDef, place: &str, expect: Expect, value: Option<Bytes>) -> Result<u64, CommitError> {
-        self.store.commit(vec![Write { key: keys::key(&def.group, &def.plural, place), expect, value }]).await
+    async fn commit(&self, def: &ResourceDef, place: &str, expect: Expect, action: Action) -> Result<u64, CommitError> {
+        let write = Write { key: keys::key(&def.group, &def.plural, place), expect, action };
+        self.store.commit(std::iter::once(write).chain(Fence::check()).collect()).await
     }
 }
 
@@ -155,4 +159,9 @@ impl Changed {
             Self::Kept(object) | Self::Put(object) | Self::Deleted(object) => object,
         }
     }
+}
+
+/// Whether a key is that of the fence that the request stands behind.
+fn fenced(key: &[u8]) -> bool {
+    Fence::check().is_some_and(|check| check.key == key)
 }

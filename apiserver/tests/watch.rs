@@ -4,7 +4,7 @@
 mod common;
 
 use basalt_api::VirtualMachine;
-use basalt_store::{CommitError, Range, Revision, Store, StoreError, WatchError, WatchStream, Write};
+use basalt_store::{Action, CommitError, Range, Revision, Store, StoreError, WatchError, WatchStream, Write};
 use common::{
     Server, start, start_on,
     wire::{HOSTS, Line, MERGE, NAMESPACES, VMS, Watch, host, labelled, names, resource_version, vm},
@@ -328,7 +328,7 @@ async fn changes_of_one_commit_all_reach_the_watcher() {
         let mut object = vm(name);
         object["metadata"]["namespace"] = "default".into();
         let key = format!("/registry/basalt.dev/virtualmachines/default/{name}");
-        Write { key: key.into(), expect: basalt_store::Expect::Absent, value: Some(object.to_string().into()) }
+        Write { key: key.into(), expect: basalt_store::Expect::Absent, action: Action::Put(object.to_string().into()) }
     });
     store.commit(writes.to_vec()).await.unwrap();
     assert_eq!(watch.take(3).await, ["ADDED a", "ADDED b", "ADDED c"]);
@@ -372,7 +372,7 @@ impl Cuttable {
         let mut object = vm(name);
         object["metadata"]["namespace"] = "default".into();
         object["spec"]["cpus"] = cpus.into();
-        let write = Write { key: key(name).into(), expect: basalt_store::Expect::Any, value: Some(object.to_string().into()) };
+        let write = Write { key: key(name).into(), expect: basalt_store::Expect::Any, action: Action::Put(object.to_string().into()) };
         self.store.commit(vec![write]).await.unwrap()
     }
 
@@ -423,7 +423,7 @@ async fn after_the_store_was_away_watchers_see_the_difference_in_order() {
     store.cut();
     // Other gateways write meanwhile, and what they did is compacted: the first in the order of keys is changed last.
     store.put("z", 2).await;
-    store.commit(vec![Write { key: key("b").into(), expect: basalt_store::Expect::Any, value: None }]).await.unwrap();
+    store.commit(vec![Write { key: key("b").into(), expect: basalt_store::Expect::Any, action: Action::Delete }]).await.unwrap();
     store.put("new", 1).await;
     let last = store.put("a", 2).await;
     store.compact(last).await.unwrap();

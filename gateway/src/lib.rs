@@ -6,6 +6,7 @@ pub mod config;
 pub mod https;
 pub mod hub;
 pub mod kubeconfig;
+mod leader;
 pub mod pki;
 mod telemetry;
 
@@ -23,8 +24,6 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// How long the parts may take to end.
 const END_DEADLINE: Duration = Duration::from_secs(7);
-/// How long reconciles may take to end.
-const CONTROLLERS_DEADLINE: Duration = Duration::from_secs(2);
 /// How long those who work in the background may keep the store after the parts have ended, and how often that is looked at.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(2);
@@ -114,10 +113,9 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         basalt_apiserver::Options { namespaces: vec![SYSTEM_NAMESPACE.into()], shutdown: shutdown.clone(), metrics: metrics.clone() };
     let api = ApiServer::start(store.clone(), registry, options).await?;
 
-    let controllers = client::in_process(api.router(), client::part("controllers"));
     let host_grace = Duration::from_secs(config.host_grace_seconds);
     let settings = basalt_controllers::Settings { host_grace, ..Default::default() };
-    let agents = client::in_process(api.router(), client::part("hub"));
+    let agents = client::in_process(api.router(), client::part("hub"), None);
     let cluster_uid = cluster_uid(&agents).await?;
 
     let admin = pki.admin(now)?;
@@ -152,17 +150,21 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     parts.spawn(https::serve("api", listener, api_tls, api.router(), shutdown.clone()));
     parts.spawn(https::serve("hub", hub_listener, hub_tls, hub.service(), shutdown.clone()));
     parts.spawn({
-        let shutdown = shutdown.clone();
+        let (shutdown, router) = (shutdown.clone(), api.router());
+        let identity = format!("{name}:{}/{}", api_address.port(), uuid::Uuid::new_v4());
+        let elections = client::in_process(router.clone(), client::part("election"), None);
         async move {
-            // A controller that has not read its first list yet would wait for it for ever. A reconcile that is cut off is
-            // one that the next gateway makes again.
-            let limit = async {
-                shutdown.cancelled().await;
-                tokio::time::sleep(CONTROLLERS_DEADLINE).await;
+            let work = |fence, term| {
+                let controllers = client::in_process(router.clone(), client::part("controllers"), fence);
+                basalt_controllers::run(controllers, settings.clone(), reconciles.clone(), term)
             };
-            tokio::select! {
-                () = basalt_controllers::run(controllers, settings, reconciles, shutdown.clone()) => {}
-                () = limit => tracing::debug!("the controllers are cut off"),
+            match config.store {
+                // No other gateway can be: this process alone has the directory open.
+                StoreKind::Embedded => leader::work_until(std::future::pending(), &shutdown, |term| work(None, term)).await,
+                StoreKind::Etcd => {
+                    let candidate = leader::Candidate::new(elections, identity);
+                    candidate.run(&shutdown, |fence, term| work(Some(fence), term)).await;
+                }
             }
         }
     });

@@ -4,7 +4,9 @@
 //! as one atomic batch with one fsync, and only then acknowledges them and hands them to the watches, in order. The history
 //! that watches replay from is a bounded ring in memory: after a restart, a watch from before it is told to list again.
 
-use crate::{Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write, limits};
+use crate::{
+    Action, Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write, limits,
+};
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 use futures::{StreamExt, stream};
@@ -288,14 +290,14 @@ impl Writer {
             if !as_expected {
                 return Err(CommitError::Conflict { key: write.key.clone(), current });
             }
-            match (&write.value, current) {
-                (Some(value), previous) => {
+            match (&write.action, current) {
+                (Action::Put(value), previous) => {
                     let created = previous.as_ref().map_or(revision, |entry| entry.created);
                     let entry = Entry { key: write.key.clone(), value: value.clone(), created, modified: revision };
                     changes.push(Change::Put { entry, previous });
                 }
-                (None, Some(previous)) => changes.push(Change::Delete { key: write.key.clone(), previous: Some(previous) }),
-                (None, None) => {}
+                (Action::Delete, Some(previous)) => changes.push(Change::Delete { key: write.key.clone(), previous: Some(previous) }),
+                (Action::Delete, None) | (Action::Check, _) => {}
             }
         }
         Ok(changes)

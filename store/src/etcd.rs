@@ -2,7 +2,9 @@
 //!
 //! A revision is etcd's own. A commit is one transaction; a watch is etcd's, with the previous values.
 
-use crate::{Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write, limits};
+use crate::{
+    Action, Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write, limits,
+};
 use bytes::Bytes;
 use etcd_client::{
     Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, KeyValue, KvClient, Txn, TxnOp, TxnOpResponse, WatchOptions,
@@ -97,9 +99,10 @@ impl Store for Etcd {
         let compares: Vec<Compare> = writes.iter().filter_map(compare).collect();
         let changes: Vec<TxnOp> = writes
             .iter()
-            .map(|write| match &write.value {
-                Some(value) => TxnOp::put(&write.key[..], &value[..], None),
-                None => TxnOp::delete(&write.key[..], None),
+            .filter_map(|write| match &write.action {
+                Action::Put(value) => Some(TxnOp::put(&write.key[..], &value[..], None)),
+                Action::Delete => Some(TxnOp::delete(&write.key[..], None)),
+                Action::Check => None,
             })
             .collect();
         // If a key is not as expected: how it is, so that the caller need not ask again.

@@ -51,8 +51,19 @@ pub struct Write {
     pub key: Bytes,
     /// What must hold for the commit to happen.
     pub expect: Expect,
-    /// The new value, or `None` to delete the key. Deleting an absent key with [`Expect::Any`] is no change.
-    pub value: Option<Bytes>,
+    /// What is done if all expectations of the commit hold.
+    pub action: Action,
+}
+
+/// What a write does to its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The key has this value from now on.
+    Put(Bytes),
+    /// The key is gone from now on. Deleting an absent key is no change.
+    Delete,
+    /// Nothing: only the expectation counts.
+    Check,
 }
 
 /// Keys of a range, all seen at one revision.

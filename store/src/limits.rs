@@ -1,7 +1,7 @@
 //! What a commit may be. The bounds are those of etcd as it is shipped, and hold for both engines, so that nothing works
 //! on one of them only.
 
-use crate::{StoreError, Write};
+use crate::{Action, StoreError, Write};
 use std::collections::HashSet;
 
 /// How many writes a commit may have (etcd's `--max-txn-ops`).
@@ -32,7 +32,8 @@ pub(crate) fn check(writes: &[Write]) -> Result<(), StoreError> {
         if !seen.insert(&write.key[..]) {
             return invalid(format!("key {} is written twice", write.key.escape_ascii()));
         }
-        bytes += write.key.len() + write.value.as_ref().map_or(0, |value| value.len());
+        let value = if let Action::Put(value) = &write.action { value.len() } else { 0 };
+        bytes += write.key.len() + value;
     }
     if bytes > MAX_COMMIT_BYTES {
         return invalid(format!("its keys and values have {bytes} bytes; at most {MAX_COMMIT_BYTES} are possible"));

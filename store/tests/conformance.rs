@@ -5,10 +5,11 @@
 mod common;
 
 use basalt_store::{
-    Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write,
+    Action, Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write,
     embedded::{Embedded, Options},
     prefix_end,
 };
+use bytes::Bytes;
 use common::{Fixture, PATIENCE, delete, next, put};
 use futures::future::join_all;
 use proptest::prelude::*;
@@ -43,11 +44,30 @@ promises! {
     every_watch_gets_every_commit_once_and_in_order_while_many_write
     a_watch_from_before_a_compaction_is_refused
     a_commit_that_no_store_takes_is_refused_and_changes_nothing
+    a_check_stops_the_others_of_its_commit_and_writes_nothing
 }
 
 async fn run<F: Future<Output = ()>>(fixture: Option<Fixture>, test: impl FnOnce(Arc<dyn Store>) -> F) {
     let Some(fixture) = fixture else { return };
     tokio::time::timeout(PATIENCE * 2, test(fixture.store.clone())).await.expect("the test takes too long");
+}
+
+async fn a_check_stops_the_others_of_its_commit_and_writes_nothing(store: Arc<dyn Store>) {
+    let check = |expect| Write { key: Bytes::from_static(b"guard"), expect, action: Action::Check };
+    let at = commit(&store, put("guard", Expect::Absent, "g")).await;
+    let made = store.commit(vec![check(Expect::At(at)), put("k", Expect::Absent, "1")]).await.unwrap();
+    assert_eq!(store.get(b"guard").await.unwrap().unwrap().modified, at);
+    assert_eq!(changed(&next(&mut watch(&store, "", at).await).await.unwrap()), [b"k"]);
+    for refused in [check(Expect::At(made)), check(Expect::Absent)] {
+        let refused = store.commit(vec![refused, put("k", Expect::Any, "2")]).await.unwrap_err();
+        let CommitError::Conflict { key, current } = refused else { panic!("{refused}") };
+        assert_eq!((&key[..], current.unwrap().modified), (&b"guard"[..], at));
+    }
+    // Alone it is a question.
+    store.commit(vec![check(Expect::At(at))]).await.unwrap();
+    store.commit(vec![delete("guard", Expect::Any)]).await.unwrap();
+    store.commit(vec![check(Expect::At(at)), put("k", Expect::Any, "2")]).await.unwrap_err();
+    assert_eq!(&store.get(b"k").await.unwrap().unwrap().value[..], b"1");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -114,7 +134,7 @@ async fn an_expectation_that_does_not_hold_stops_the_commit(store: Arc<dyn Store
     ] {
         for write in [delete(key, expect), put(key, expect, "2")] {
             // A deletion that is possible would change what the put finds.
-            if holds && write.value.is_none() {
+            if holds && write.action == Action::Delete {
                 continue;
             }
             let before = store.get(key.as_bytes()).await.unwrap();
@@ -517,7 +537,7 @@ async fn like_a_map(steps: Vec<Step>) {
                     .map(|(key, (kind, value))| Write {
                         key: vec![b'a' + key].into(),
                         expect: expect(key, *kind),
-                        value: value.map(|value| vec![value].into()),
+                        action: value.map_or(Action::Delete, |value| Action::Put(vec![value].into())),
                     })
                     .collect();
                 let holds = |key: &u8, kind: u8| match kind {

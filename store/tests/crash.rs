@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use basalt_store::{Expect, Revision, Store, Write, embedded::Embedded};
+use basalt_store::{Action, Expect, Revision, Store, Write, embedded::Embedded};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io::{BufRead, BufReader, Write as _},
@@ -126,5 +126,5 @@ async fn write_until_killed(run: &str, dir: &Path) {
 }
 
 fn put(key: String, expect: Expect, value: &str) -> Write {
-    Write { key: key.into(), expect, value: Some(value.to_owned().into()) }
+    Write { key: key.into(), expect, action: Action::Put(value.to_owned().into()) }
 }

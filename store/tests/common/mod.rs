@@ -1,6 +1,6 @@
 //! The two engines, each empty and its own: the embedded one in a temporary directory, and a real etcd on loopback.
 
-use basalt_store::{Expect, Store, WatchError, WatchEvent, WatchStream, Write, embedded::Embedded, etcd::Etcd};
+use basalt_store::{Action, Expect, Store, WatchError, WatchEvent, WatchStream, Write, embedded::Embedded, etcd::Etcd};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::{
@@ -93,11 +93,11 @@ impl Drop for EtcdProcess {
 }
 
 pub fn put(key: impl AsRef<[u8]>, expect: Expect, value: impl AsRef<[u8]>) -> Write {
-    Write { key: Bytes::copy_from_slice(key.as_ref()), expect, value: Some(Bytes::copy_from_slice(value.as_ref())) }
+    Write { key: Bytes::copy_from_slice(key.as_ref()), expect, action: Action::Put(Bytes::copy_from_slice(value.as_ref())) }
 }
 
 pub fn delete(key: impl AsRef<[u8]>, expect: Expect) -> Write {
-    Write { key: Bytes::copy_from_slice(key.as_ref()), expect, value: None }
+    Write { key: Bytes::copy_from_slice(key.as_ref()), expect, action: Action::Delete }
 }
 
 /// The next commit of a watch; progress notices are passed over.
