@@ -14,6 +14,13 @@ pub struct Identity {
     pub groups: Vec<String>,
 }
 
+impl Identity {
+    /// Somebody who has not said who they are.
+    pub fn anonymous() -> Self {
+        Self { user: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()] }
+    }
+}
+
 /// What somebody wants to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Attributes<'a> {

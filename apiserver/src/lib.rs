@@ -4,6 +4,7 @@
 //! Reads are answered from a watch cache, writes are compare-and-swap commits to the store.
 
 pub mod apply;
+pub mod audit;
 mod builtin;
 mod cache;
 mod decode;
@@ -21,6 +22,7 @@ mod namespace;
 mod negotiate;
 mod object;
 mod openapi;
+mod origin;
 mod passage;
 mod patch;
 pub mod registry;
@@ -37,6 +39,7 @@ mod telemetry;
 pub use error::{Cause, CauseReason, Status};
 pub use fence::Fence;
 pub use identity::Identity;
+pub use origin::{InProcess, Trigger};
 pub use registry::{Registry, ResourceDef};
 pub use server::{ApiServer, Options, StartError};
 pub use subresource::Subresource;

@@ -3,34 +3,59 @@
 //! What is told is told when a [`Passage`] is dropped, so that a client that goes away before the answer leaves a trace too.
 
 use crate::{
-    error::Status,
+    audit::{Event, Level},
+    error::{Reason, Status},
     handlers::Api,
+    identity::Identity,
+    origin::InProcess,
     request::Target,
     telemetry::{Counted, RequestLabels},
 };
 use axum::{
-    http::Method,
+    extract::Request,
+    http::{HeaderValue, Method, Uri, header},
     response::{IntoResponse, Response},
 };
-use std::{sync::Arc, time::Instant};
+use jiff::Timestamp;
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 /// What a request is said to be answered with if its client did not wait for the answer.
 const GONE_AWAY: u16 = 499;
+/// Names the request in its answer and in the audit log, as in Kubernetes.
+const AUDIT_ID: &str = "audit-id";
+
+/// The name of an object that was made: put into the answer by whoever made it, for the path does not name it.
+#[derive(Clone)]
+pub struct Made(pub String);
+
+/// Nothing was written: put into the answer by whoever found that in the body.
+#[derive(Clone)]
+pub struct Tried;
 
 /// A request on its way through.
 pub struct Passage {
     api: Arc<Api>,
     begin: Instant,
+    time: Timestamp,
+    id: String,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    source: Option<SocketAddr>,
+    in_process: Option<InProcess>,
+    identity: Option<Identity>,
     verb: &'static str,
     target: Option<Target>,
     code: u16,
+    reason: Option<Reason>,
+    made: Option<String>,
+    dry_run: bool,
     _in_flight: Counted,
 }
 
 impl Passage {
     /// The request is here.
-    pub fn begin(api: &Arc<Api>, method: &Method) -> Self {
-        let verb = match *method {
+    pub fn begin(api: &Arc<Api>, request: &Request) -> Self {
+        let verb = match *request.method() {
             Method::GET | Method::HEAD => "get",
             Method::POST => "create",
             Method::PUT => "update",
@@ -38,8 +63,29 @@ impl Passage {
             Method::DELETE => "delete",
             _ => "other",
         };
-        let in_flight = api.metrics.in_flight(verb != "get");
-        Self { api: api.clone(), begin: Instant::now(), verb, target: None, code: GONE_AWAY, _in_flight: in_flight }
+        Self {
+            begin: Instant::now(),
+            time: Timestamp::now(),
+            id: api.request_ids.next(),
+            uri: request.uri().clone(),
+            user_agent: request.headers().get(header::USER_AGENT).cloned(),
+            source: request.extensions().get().copied(),
+            in_process: request.extensions().get().cloned(),
+            identity: None,
+            verb,
+            target: None,
+            code: GONE_AWAY,
+            reason: None,
+            made: None,
+            dry_run: request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "dryRun=All")),
+            _in_flight: api.metrics.in_flight(verb != "get"),
+            api: api.clone(),
+        }
+    }
+
+    /// It is known who asks.
+    pub fn asked_by(&mut self, identity: Option<&Identity>) {
+        self.identity = identity.cloned();
     }
 
     /// It is a request for a kind.
@@ -50,8 +96,19 @@ impl Passage {
 
     /// It is answered.
     pub fn end(mut self, answered: Result<Response, Status>) -> Response {
-        let response = answered.unwrap_or_else(IntoResponse::into_response);
+        if let Err(status) = &answered {
+            self.reason = Some(status.reason);
+            self.made = status.details.as_ref().map(|details| details.name.clone());
+        }
+        let mut response = answered.unwrap_or_else(IntoResponse::into_response);
         self.code = response.status().as_u16();
+        if let Some(Made(name)) = response.extensions_mut().remove() {
+            self.made = Some(name);
+        }
+        self.dry_run |= response.extensions_mut().remove::<Tried>().is_some();
+        if let Ok(id) = HeaderValue::from_str(&self.id) {
+            response.headers_mut().insert(AUDIT_ID, id);
+        }
         response
     }
 
@@ -66,10 +123,52 @@ impl Passage {
         }
         RequestLabels { verb: self.verb, group, resource, subresource, code: self.code }
     }
+
+    fn is_worth_a_line(&self, level: Level) -> bool {
+        let writes = !matches!(self.verb, "get" | "list" | "watch");
+        let denied = matches!(self.code, 401 | 403);
+        let renews = self.in_process.is_some()
+            && self.code < 300
+            && matches!(self.verb, "update" | "patch")
+            && self.target.as_ref().is_some_and(|target| target.def.plural == "leases" && target.def.group == "coordination.k8s.io");
+        level == Level::All || denied || (writes && !renews)
+    }
+
+    fn event(&mut self) -> Event {
+        let identity = self.identity.take().unwrap_or_else(Identity::anonymous);
+        let mut event = Event {
+            time: self.time,
+            id: std::mem::take(&mut self.id),
+            user: identity.user,
+            groups: identity.groups,
+            verb: self.verb.to_owned(),
+            dry_run: self.dry_run,
+            source: self.source.map(|source| source.to_string()).unwrap_or_default(),
+            user_agent: self.user_agent.as_ref().map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned()).unwrap_or_default(),
+            code: self.code,
+            reason: self.reason,
+            milliseconds: Some((self.begin.elapsed().as_secs_f64() * 1e6).round() / 1e3),
+            cause: self.in_process.take().and_then(|origin| origin.trigger),
+            ..Event::default()
+        };
+        match self.target.take() {
+            None => event.path = self.uri.path().to_owned(),
+            Some(target) => {
+                (event.group, event.resource) = (target.def.group.clone(), target.def.plural.clone());
+                event.namespace = target.namespace.unwrap_or_default();
+                event.name = target.name.or(self.made.take()).unwrap_or_default();
+                event.subresource = target.subresource;
+            }
+        }
+        event
+    }
 }
 
 impl Drop for Passage {
     fn drop(&mut self) {
         self.api.metrics.answered(&self.labels(), self.begin.elapsed().as_secs_f64());
+        if let Some(audit) = self.api.audit.clone().filter(|audit| self.is_worth_a_line(audit.level)) {
+            audit.record(self.event());
+        }
     }
 }

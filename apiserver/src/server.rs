@@ -2,6 +2,7 @@
 
 use crate::{
     apply::Manager,
+    audit::Audit,
     cache::Cache,
     discovery,
     error::{Reason, Status},
@@ -11,6 +12,7 @@ use crate::{
     health,
     identity::{Attributes, Identity, authorize, authorize_path},
     keys, namespace, negotiate, openapi,
+    origin::RequestIds,
     passage::Passage,
     registry::{Registry, ResourceDef},
     request::{self, Query, Target},
@@ -39,6 +41,8 @@ pub struct Options {
     pub shutdown: CancellationToken,
     /// What `/metrics` tells; the API server adds its own.
     pub metrics: Metrics,
+    /// Where requests are written down, if they are.
+    pub audit: Option<Audit>,
 }
 
 /// The API server cannot be started.
@@ -83,7 +87,15 @@ impl ApiServer {
         let store: Arc<dyn Store> = Arc::new(Timed::new(store, metrics.clone()));
         let kinds = registry.iter().map(|def| (def.group.clone(), def.plural.clone()));
         let cache = Cache::start(store.clone(), kinds, options.shutdown.clone()).await?;
-        let api = Arc::new(Api { registry, storage: Storage { store, cache }, schemas, metrics, shutdown: options.shutdown });
+        let api = Arc::new(Api {
+            registry,
+            storage: Storage { store, cache },
+            schemas,
+            metrics,
+            audit: options.audit,
+            request_ids: RequestIds::default(),
+            shutdown: options.shutdown,
+        });
         for name in [namespace::DEFAULT.to_owned()].into_iter().chain(options.namespaces) {
             api.ensure_namespace(&name).await.map_err(|status| StartError::Namespace { name, status: Box::new(status) })?;
         }
@@ -120,7 +132,7 @@ async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
         return answer;
     }
     let fence = request.extensions().get::<Fence>().cloned();
-    let mut passage = Passage::begin(&api, request.method());
+    let mut passage = Passage::begin(&api, &request);
     let answered = Fence::around(fence, answer(&api, request, &mut passage)).await;
     passage.end(answered)
 }
@@ -131,12 +143,18 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
         return Ok(document(&discovery::version(), request.headers()));
     }
     let identity = request.extensions().get::<Identity>().cloned();
+    passage.asked_by(identity.as_ref());
     if identity.is_none() {
         authorize(None, Attributes { verb: "get", group: "", plural: "", subresource: "", namespace: None, name: "" })?;
     }
     if path == "/metrics" {
         authorize_path(identity.as_ref(), &path)?;
         return metrics(api, request.headers()).await;
+    }
+    if path == "/audit" {
+        authorize_path(identity.as_ref(), &path)?;
+        let off = || Status::new(Reason::NotFound, "this server keeps no audit log");
+        return api.audit.as_ref().ok_or_else(off)?.answer(request.uri()).await;
     }
     if let Some(found) = describe(api, &request, &path) {
         if request.method() != Method::GET && request.method() != Method::HEAD {

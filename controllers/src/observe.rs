@@ -1,7 +1,8 @@
-//! What every reconcile is run in: it is counted and timed by its controller.
+//! What every reconcile is run in: it is counted and timed by its controller, and what it is about is known to the client that
+//! it writes with, so that the audit log names it as the cause.
 
 use crate::Context;
-use kube::runtime::controller::Action;
+use kube::{Resource, ResourceExt, runtime::controller::Action};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -62,10 +63,60 @@ impl Drop for UnderWay {
     }
 }
 
-/// Runs a reconcile of a controller.
-pub async fn reconcile<E>(
+/// The object that makes a part of the program act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the words of the API")]
+pub struct Cause {
+    /// The controller, or other part, that acts.
+    pub controller: &'static str,
+    pub group: String,
+    pub plural: String,
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub generation: Option<i64>,
+}
+
+impl Cause {
+    /// An object that a part acts on account of.
+    pub fn of<K: Resource<DynamicType = ()>>(controller: &'static str, object: &K) -> Self {
+        Self {
+            controller,
+            group: K::group(&()).into_owned(),
+            plural: K::plural(&()).into_owned(),
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+            uid: object.uid().unwrap_or_default(),
+            generation: object.meta().generation,
+        }
+    }
+
+    /// An object of which only the name is known.
+    pub fn named<K: Resource<DynamicType = ()>>(controller: &'static str, name: &str) -> Self {
+        let (group, plural) = (K::group(&()).into_owned(), K::plural(&()).into_owned());
+        Self { controller, group, plural, namespace: String::new(), name: name.to_owned(), uid: String::new(), generation: None }
+    }
+
+    /// What this task acts on account of.
+    pub fn current() -> Option<Self> {
+        CAUSE.try_with(Self::clone).ok()
+    }
+
+    /// Does something on account of this.
+    pub async fn act<T>(self, act: impl Future<Output = T>) -> T {
+        CAUSE.scope(self, act).await
+    }
+}
+
+tokio::task_local! {
+    static CAUSE: Cause;
+}
+
+/// Runs the reconcile of an object by a controller.
+pub async fn reconcile<K: Resource<DynamicType = ()>, E>(
     controller: &'static str,
     context: &Context,
+    object: &K,
     under_way: impl Future<Output = Result<Action, E>>,
 ) -> Result<Action, E> {
     let (metrics, labels) = (&context.metrics, Labels { controller });
@@ -73,7 +124,7 @@ pub async fn reconcile<E>(
     gauge.inc();
     let count = UnderWay(gauge);
     let begin = Instant::now();
-    let result = under_way.await;
+    let result = Cause::of(controller, object).act(under_way).await;
     metrics.durations.get_or_create(&labels).observe(begin.elapsed().as_secs_f64());
     let outcome = if result.is_ok() { "ok" } else { "error" };
     metrics.outcomes.get_or_create(&Outcome { controller, outcome }).inc();

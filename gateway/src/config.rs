@@ -47,6 +47,21 @@ pub struct Settings {
     /// Seconds without a report after which a host is NotReady [default: 10]
     #[arg(long, env = "BASALT_GATEWAY_HOST_GRACE_SECONDS", value_name = "S")]
     pub host_grace_seconds: Option<u64>,
+    /// What the audit log, DATA_DIR/audit, holds: writes and refusals, all requests, or nothing [default: writes]
+    #[arg(long, env = "BASALT_GATEWAY_AUDIT", value_enum)]
+    pub audit: Option<AuditLevel>,
+    /// How large a file of the audit log may be before the next is begun, in MiB [default: 100]
+    #[arg(long, env = "BASALT_GATEWAY_AUDIT_FILE_MIB", value_name = "MIB")]
+    pub audit_file_mib: Option<u64>,
+    /// How old a file of the audit log may be before the next is begun, in hours [default: 168]
+    #[arg(long, env = "BASALT_GATEWAY_AUDIT_FILE_HOURS", value_name = "H")]
+    pub audit_file_hours: Option<u64>,
+    /// How many files of the audit log are kept besides the newest [default: 50]
+    #[arg(long, env = "BASALT_GATEWAY_AUDIT_FILES", value_name = "N")]
+    pub audit_files: Option<usize>,
+    /// How large all files of the audit log together may be, in MiB [default: 1024]
+    #[arg(long, env = "BASALT_GATEWAY_AUDIT_TOTAL_MIB", value_name = "MIB")]
+    pub audit_total_mib: Option<u64>,
     /// What is logged: error, warn, info, debug, trace, or a filter; `RUST_LOG` wins [default: info]
     #[arg(long, env = "BASALT_GATEWAY_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -63,6 +78,18 @@ pub enum StoreKind {
     Embedded,
     /// In an etcd cluster.
     Etcd,
+}
+
+/// What is written down of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuditLevel {
+    /// Nothing.
+    Off,
+    /// Writes, but for the heartbeats of hosts, and refusals.
+    Writes,
+    /// Every request.
+    All,
 }
 
 /// A setting is not usable.
@@ -87,6 +114,11 @@ pub struct Config {
     pub join_token_file: PathBuf,
     pub heartbeat_seconds: u32,
     pub host_grace_seconds: u64,
+    pub audit: AuditLevel,
+    pub audit_file_mib: u64,
+    pub audit_file_hours: u64,
+    pub audit_files: usize,
+    pub audit_total_mib: u64,
     pub log_level: String,
     pub log_format: LogFormat,
 }
@@ -106,6 +138,11 @@ impl Settings {
             etcd_endpoints: self.etcd_endpoints.unwrap_or_default(),
             heartbeat_seconds: self.heartbeat_seconds.unwrap_or(2),
             host_grace_seconds: self.host_grace_seconds.unwrap_or(10),
+            audit: self.audit.unwrap_or(AuditLevel::Writes),
+            audit_file_mib: self.audit_file_mib.unwrap_or(100),
+            audit_file_hours: self.audit_file_hours.unwrap_or(168),
+            audit_files: self.audit_files.unwrap_or(50),
+            audit_total_mib: self.audit_total_mib.unwrap_or(1024),
             log_level: self.log_level.unwrap_or_else(|| "info,fjall=warn,lsm_tree=warn".into()),
             log_format: self.log_format.unwrap_or_default(),
         };
@@ -114,6 +151,12 @@ impl Settings {
         }
         if config.heartbeat_seconds == 0 || u64::from(config.heartbeat_seconds) * 2 > config.host_grace_seconds {
             return Err(error("hostGraceSeconds", "must be at least twice heartbeatSeconds, which must be at least 1"));
+        }
+        if config.audit_file_mib == 0 || config.audit_file_mib > config.audit_total_mib {
+            return Err(error("auditTotalMib", "must be at least auditFileMib, which must be at least 1"));
+        }
+        if config.audit_file_hours == 0 {
+            return Err(error("auditFileHours", "must be at least 1"));
         }
         Ok(config)
     }

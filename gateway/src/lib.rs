@@ -11,9 +11,12 @@ pub mod pki;
 mod telemetry;
 
 use basalt_api::SYSTEM_NAMESPACE;
-use basalt_apiserver::{ApiServer, Registry};
+use basalt_apiserver::{
+    ApiServer, Metrics, Registry,
+    audit::{self, Audit},
+};
 use basalt_store::{Store, StoreError, embedded::Embedded, etcd::Etcd};
-use config::{Config, StoreKind};
+use config::{AuditLevel, Config, StoreKind};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -40,6 +43,8 @@ pub enum GatewayError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Api(#[from] basalt_apiserver::StartError),
+    #[error("the audit log cannot be kept: {0}")]
+    Audit(#[from] audit::LogError),
     #[error("cannot serve a kind: {0}")]
     Registry(#[from] basalt_apiserver::registry::RegistryError),
     #[error(transparent)]
@@ -108,9 +113,14 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         registry.add_crd(&crd)?;
     }
     registry.add_subresource(basalt_api::GROUP, "virtualmachines", "log", Arc::new(hub::console::ConsoleLog { tunnels: tunnels.clone() }));
-    let (metrics, reconciles) = (basalt_apiserver::Metrics::default(), basalt_controllers::observe::Metrics::default());
-    let options =
-        basalt_apiserver::Options { namespaces: vec![SYSTEM_NAMESPACE.into()], shutdown: shutdown.clone(), metrics: metrics.clone() };
+    let (metrics, reconciles) = (Metrics::default(), basalt_controllers::observe::Metrics::default());
+    let audit = audit(&config, &metrics)?;
+    let options = basalt_apiserver::Options {
+        namespaces: vec![SYSTEM_NAMESPACE.into()],
+        shutdown: shutdown.clone(),
+        metrics: metrics.clone(),
+        audit: audit.clone(),
+    };
     let api = ApiServer::start(store.clone(), registry, options).await?;
 
     let host_grace = Duration::from_secs(config.host_grace_seconds);
@@ -193,11 +203,32 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     parts.shutdown().await;
     drop((mirror, hub, api, parts));
     close(store).await;
+    if let Some(audit) = audit {
+        // Waits for the disk: not on the runtime's threads.
+        let _ = tokio::task::spawn_blocking(move || audit.log.close()).await;
+    }
     if let Some(Err(error)) = ended {
         return Err(GatewayError::Part(error));
     }
     tracing::info!("gateway ended");
     Ok(())
+}
+
+/// The audit log that the settings ask for.
+fn audit(config: &Config, metrics: &Metrics) -> Result<Option<Audit>, GatewayError> {
+    let level = match config.audit {
+        AuditLevel::Off => return Ok(None),
+        AuditLevel::Writes => audit::Level::Writes,
+        AuditLevel::All => audit::Level::All,
+    };
+    let settings = audit::Settings {
+        dir: config.data_dir.join("audit"),
+        file_bytes: config.audit_file_mib.saturating_mul(1 << 20),
+        file_age: Duration::from_secs(config.audit_file_hours.saturating_mul(3600)),
+        files: config.audit_files,
+        total_bytes: config.audit_total_mib.saturating_mul(1 << 20),
+    };
+    Ok(Some(Audit { log: Arc::new(audit::Log::open(settings, metrics)?), level }))
 }
 
 /// Waits until nobody has the store any more, and closes it: who opens it next must find it free.

@@ -5,6 +5,7 @@ use super::{
     index::{Id, references},
 };
 use crate::{
+    audit::Event,
     error::{Reason, Status},
     handlers::{
         Api,
@@ -14,11 +15,16 @@ use crate::{
     keys,
     namespace::{self, Remainder},
     object::Object,
+    origin::Trigger,
     registry::ResourceDef,
     storage::Outcome,
 };
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::{collections::HashSet, sync::Arc};
+
+/// Who the collector is in the audit log.
+const COLLECTOR: &str = "system:basalt:garbage-collector";
 
 /// The objects as they are, and the way to change them.
 pub struct Objects {
@@ -80,14 +86,53 @@ impl Objects {
                 Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => return Ok(false),
                 other => drop(other?),
             }
+            self.record("delete", &def, &id.place, of_owner.first().map(|reference| self.trigger(reference, namespace)));
         }
         let blocks = of_owner.iter().any(|reference| reference["blockOwnerDeletion"].as_bool() == Some(true));
         Ok(blocks && self.find(id).is_some())
     }
 
+    /// The first owner of an object whose owners are gone, or else its namespace.
+    pub fn gone_owner(&self, object: &Object) -> Option<Trigger> {
+        let namespace = object.value()["metadata"]["namespace"].as_str();
+        let owner = references(object.value()).first().map(|reference| self.trigger(reference, namespace));
+        owner.or_else(|| Some(Trigger { resource: "namespaces".into(), name: namespace?.to_owned(), ..Trigger::default() }))
+    }
+
+    /// The object that a reference is to.
+    fn trigger(&self, reference: &Value, namespace: Option<&str>) -> Trigger {
+        let text = |field: &str| reference[field].as_str().unwrap_or_default().to_owned();
+        let group = text("apiVersion").rsplit_once('/').map_or_else(String::new, |(group, _)| group.to_owned());
+        let def = self.api.registry.iter().find(|def| def.group == group && def.kind == text("kind"));
+        let namespace = namespace.filter(|_| def.is_none_or(|def| def.namespaced)).unwrap_or_default().to_owned();
+        let resource = def.map_or_else(|| text("kind"), |def| def.plural.clone());
+        Trigger { controller: String::new(), group, resource, namespace, name: text("name"), uid: text("uid"), generation: None }
+    }
+
+    /// Writes down what was done to an object because another is gone or is to go.
+    pub fn record(&self, verb: &str, def: &ResourceDef, place: &str, cause: Option<Trigger>) {
+        let Some(audit) = &self.api.audit else { return };
+        let (namespace, name) = place.split_once('/').unwrap_or(("", place));
+        audit.record(Event {
+            time: Timestamp::now(),
+            id: self.api.request_ids.next(),
+            user: COLLECTOR.to_owned(),
+            verb: verb.to_owned(),
+            group: def.group.clone(),
+            resource: def.plural.clone(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            code: 200,
+            cause: cause.map(|cause| Trigger { controller: "garbage-collector".into(), ..cause }),
+            ..Event::default()
+        });
+    }
+
     /// Takes the references to an owner out of an object.
     pub async fn orphan(&self, id: &Id, owner: &str) -> Result<(), Status> {
-        let Some((def, _)) = self.find(id) else { return Ok(()) };
+        let Some((def, object)) = self.find(id) else { return Ok(()) };
+        let namespace = object.value()["metadata"]["namespace"].as_str();
+        let left = references(object.value()).iter().find(|reference| reference["uid"].as_str() == Some(owner));
         let changed = self.api.storage.change(&def, &id.place, false, |live| {
             let mut new = live.clone();
             if let Some(references) = new["metadata"]["ownerReferences"].as_array_mut() {
@@ -96,9 +141,11 @@ impl Objects {
             Ok(if new == *live { Outcome::Keep } else { Outcome::Put(new) })
         });
         match changed.await {
-            Err(status) if status.reason == Reason::NotFound => Ok(()),
-            other => other.map(drop),
+            Err(status) if status.reason == Reason::NotFound => return Ok(()),
+            other => drop(other?),
         }
+        self.record("patch", &def, &id.place, left.map(|reference| self.trigger(reference, namespace)));
+        Ok(())
     }
 
     /// Takes a finalizer of ours from an object, which goes if it was the last that held it.
@@ -136,7 +183,11 @@ impl Objects {
             for (place, object) in within().filter(|(_, object)| !is_terminating(object.value())) {
                 match self.api.remove(def, place, &Deletion::of(object.value())).await {
                     Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => {}
-                    other => drop(other?),
+                    other => {
+                        other?;
+                        let namespace = Trigger { resource: "namespaces".into(), name: name.to_owned(), ..Trigger::default() };
+                        self.record("delete", def, place, Some(namespace));
+                    }
                 }
             }
             left.extend(Remainder::of(def, within().map(|(_, object)| object.value())));

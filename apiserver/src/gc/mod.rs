@@ -239,6 +239,7 @@ impl Collector {
                 {
                     tracing::info!(plural = id.plural, place = id.place, "deleted: neither its namespace nor any of its owners is left");
                     self.objects.api.remove(&def, &id.place, &Deletion::of(object.value())).await?;
+                    self.objects.record("delete", &def, &id.place, self.objects.gone_owner(&object));
                 }
             }
             return Ok(());

@@ -11,6 +11,7 @@ use crate::{
     error::{Reason, Status},
     gc::{FOREGROUND, ORPHAN},
     keys, namespace,
+    passage::Tried,
     registry::ResourceDef,
     storage::{Changed, Outcome},
 };
@@ -104,14 +105,18 @@ impl Api {
         let deletion = Deletion::parse(asked, body)?;
         let def = &asked.target.def;
         let place = keys::place(asked.target.namespace.as_deref(), name);
-        Ok(match self.remove(def, &place, &deletion).await? {
+        let mut response = match self.remove(def, &place, &deletion).await? {
             Changed::Deleted(gone) => {
                 let details = json!({ "name": name, "group": def.group, "kind": def.plural, "uid": gone.value()["metadata"]["uid"] });
                 let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details });
                 json(StatusCode::OK, status.to_string())
             }
             Changed::Kept(held) | Changed::Put(held) => object(asked, StatusCode::OK, &held),
-        })
+        };
+        if deletion.dry_run {
+            response.extensions_mut().insert(Tried);
+        }
+        Ok(response)
     }
 
     /// `deletecollection`.
@@ -130,7 +135,11 @@ impl Api {
             }
         }
         let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": { "group": def.group, "kind": def.plural } });
-        Ok(json(StatusCode::OK, status.to_string()))
+        let mut response = json(StatusCode::OK, status.to_string());
+        if deletion.dry_run {
+            response.extensions_mut().insert(Tried);
+        }
+        Ok(response)
     }
 
     /// Deletes an object, or marks it as to be deleted while something holds it.

@@ -8,9 +8,11 @@ pub mod write;
 
 use crate::{
     apply::Manager,
+    audit::Audit,
     error::{Reason, Status},
     negotiate::Form,
     object::Object,
+    origin::RequestIds,
     registry::{Registry, ResourceDef},
     request::{Query, Target},
     schema::Schema,
@@ -33,6 +35,8 @@ pub struct Api {
     /// Compiled schemas by group, version and plural name.
     pub schemas: HashMap<(String, String, String), Schema>,
     pub metrics: Metrics,
+    pub audit: Option<Audit>,
+    pub request_ids: RequestIds,
     pub shutdown: CancellationToken,
 }
 

@@ -10,6 +10,7 @@ use crate::{
     error::{Cause, CauseReason, Reason, Status},
     keys, namespace,
     object::Object,
+    passage::Made,
     patch::{self, Patch},
     schema::UnknownField,
     storage::{Changed, Outcome},
@@ -46,7 +47,11 @@ impl Api {
             return Err(Status::new(Reason::BadRequest, "resourceVersion should not be set on objects to be created"));
         }
         let created = self.insert(asked, new, Mark::Update).await?;
-        Ok(with_warnings(object(asked, StatusCode::CREATED, &created), &warnings))
+        let mut response = object(asked, StatusCode::CREATED, &created);
+        if asked.target.name.is_none() {
+            response.extensions_mut().insert(Made(created.value()["metadata"]["name"].as_str().unwrap_or_default().to_owned()));
+        }
+        Ok(with_warnings(response, &warnings))
     }
 
     /// `update`.

@@ -7,7 +7,7 @@ pub mod wire;
 use axum::{Router, extract::Request, middleware::Next};
 use basalt_apiserver::{ApiServer, Identity, Options, Registry};
 use basalt_store::{Store, embedded::Embedded};
-use std::{net::SocketAddr, process::Stdio, sync::Arc};
+use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,13 @@ impl Drop for Server {
     }
 }
 
+/// A header that names the user who asks, who is in no group; without it, it is an administrator.
+pub const AS: &str = "x-test-as";
+
+fn nobody(user: String) -> Identity {
+    Identity { user, groups: vec![] }
+}
+
 fn admin() -> Identity {
     Identity { user: "admin".into(), groups: vec!["system:masters".into()] }
 }
@@ -37,6 +44,15 @@ pub async fn start() -> Server {
 
 /// The same, on what is made of the embedded store.
 pub async fn start_on(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Server {
+    start_as(make, |_| Options::default()).await
+}
+
+/// The same, with options that may use the directory of the server.
+pub async fn start_with(options: impl FnOnce(&Path) -> Options) -> Server {
+    start_as(|store| store, options).await
+}
+
+async fn start_as(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>, options: impl FnOnce(&Path) -> Options) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let store = make(Embedded::open(&dir.path().join("store"), Default::default()).unwrap());
     let mut registry = Registry::builtin();
@@ -44,10 +60,10 @@ pub async fn start_on(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Se
         registry.add_crd(&crd).unwrap();
     }
     let shutdown = CancellationToken::new();
-    let api =
-        ApiServer::start(store, registry, Options { namespaces: vec![], shutdown: shutdown.clone(), ..Options::default() }).await.unwrap();
+    let api = ApiServer::start(store, registry, Options { shutdown: shutdown.clone(), ..options(dir.path()) }).await.unwrap();
     let router = api.router().layer(axum::middleware::from_fn(|mut request: Request, next: Next| async move {
-        request.extensions_mut().insert(admin());
+        let user = request.headers_mut().remove(AS).map(|user| user.to_str().unwrap().to_owned());
+        request.extensions_mut().insert(user.map_or_else(admin, nobody));
         next.run(request).await
     }));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

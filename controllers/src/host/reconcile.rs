@@ -36,7 +36,7 @@ pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
         .watches(leases, watcher::Config::default(), |lease| [ObjectRef::<Host>::new(&lease.name_any())])
         .graceful_shutdown_on(shutdown.cancelled_owned())
         .run(
-            |host, context| async move { observe::reconcile("host", &context, reconcile(host, context.clone())).await },
+            |host, context| async move { observe::reconcile("host", &context, &*host, reconcile(host.clone(), context.clone())).await },
             |_, error, _| retry(error),
             context,
         )

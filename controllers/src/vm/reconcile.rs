@@ -75,7 +75,7 @@ pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
         .watches(api, watcher::Config::default(), move |host| concerned_vms(&concerned, &host.name_any()))
         .graceful_shutdown_on(shutdown.clone().cancelled_owned())
         .run(
-            |vm, state| async move { observe::reconcile("vm", &state.context, reconcile(vm, state.clone())).await },
+            |vm, state| async move { observe::reconcile("vm", &state.context, &*vm, reconcile(vm.clone(), state.clone())).await },
             |_, error, _| retry(error),
             state,
         )

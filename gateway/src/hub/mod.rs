@@ -19,8 +19,9 @@ mod sessions;
 pub mod tunnel;
 
 use crate::{https, pki::Pki};
+use basalt_api::Host;
 use basalt_apiserver::Identity;
-use basalt_controllers::events::Recorder;
+use basalt_controllers::{events::Recorder, observe::Cause};
 use basalt_proto::v1::{
     ConvergeRequest, EnrollRequest, EnrollResponse, HostManifest, HostReport, ReportSummary, TunnelAnswer, TunnelRequest,
     agent_server::{Agent, AgentServer},
@@ -197,7 +198,8 @@ impl Agent for Hub {
         let host = host_of(&request)?;
         let session = self.sessions.open(&host, Call::Report);
         // In a task of its own: what was reported last is written even if the connection is lost.
-        let taking = tokio::spawn(self.reporting.clone().take(request.into_inner(), session));
+        let cause = Cause::named::<Host>("hub", &host);
+        let taking = tokio::spawn(cause.act(self.reporting.clone().take(request.into_inner(), session)));
         let outcome = taking.await.unwrap_or_else(|_| Err(Status::internal("taking the reports failed")));
         if let Err(status) = &outcome {
             tracing::info!(host, "reports ended: {}", status.message());
