@@ -5,7 +5,7 @@ use crate::{
     host::{Accelerator, Resources, VmmName},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::CustomResource;
+use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
@@ -14,7 +14,12 @@ use std::{collections::BTreeMap, fmt};
 pub const TEARDOWN_FINALIZER: &str = "basalt.dev/vm-teardown";
 
 /// What an operator wants of a virtual machine.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("!has(self.boot.disk) || (has(self.disks) && self.disks.exists(d, d.name == self.boot.disk.name))")
+        .message(Message::Expression("'spec.disks has no disk named ' + self.boot.disk.name".into()))
+        .field_path(".boot.disk.name")
+)]
 #[kube(
     group = "basalt.dev",
     version = "v1alpha1",
@@ -63,6 +68,12 @@ pub struct VirtualMachineSpec {
     /// Network interfaces, in the order in which the guest sees them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    #[x_kube(validation = Rule::new("self.all(n, !has(n.mac) || self.exists_one(m, has(m.mac) && m.mac == n.mac))")
+        .message("two networks have the same mac")
+        .reason(Reason::FieldValueDuplicate))]
+    #[x_kube(validation = Rule::new("self.all(n, !has(n.address) || self.exists_one(m, has(m.address) && m.address == n.address))")
+        .message("two networks have the same address")
+        .reason(Reason::FieldValueDuplicate))]
     pub networks: Vec<Network>,
     /// Which hosts the VM may run on.
     #[serde(default)]
@@ -136,42 +147,60 @@ pub struct DiskBoot {
 }
 
 /// A disk of a VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("self.readOnly || self.image == oldSelf.image")
+        .message("the image of a writable disk cannot be changed: the disk keeps what was written to it. Add a disk of another name in its place")
+        .reason(Reason::FieldValueForbidden)
+        .field_path(".image")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Disk {
     /// Name of the disk within the VM: lower-case letters, digits and dashes.
-    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    #[schemars(length(max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
     pub name: String,
     /// Name of the Image (format Raw or Qcow2) whose content the disk starts with. The image itself is never written:
-    /// the VM writes to an overlay of its own, which is deleted with the VM.
+    /// the VM writes to an overlay of its own, which is deleted with the VM. It cannot be changed unless the disk is read-only.
     #[schemars(length(min = 1, max = 253))]
     pub image: String,
-    /// The guest may only read the disk.
+    /// The guest may only read the disk. It cannot be changed.
     #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf")
+        .message("a disk is read-only or writable for its life. Add a disk of another name in its place")
+        .reason(Reason::FieldValueForbidden))]
     pub read_only: bool,
 }
 
 /// A network interface of a VM: a virtio-net device on a tap that is a port of a bridge of the host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("!has(self.gateway) || has(self.address)")
+        .message("a gateway goes with a static address, and there is none")
+        .reason(Reason::FieldValueRequired)
+        .field_path(".address")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Network {
     /// Name of the interface within the VM: lower-case letters, digits and dashes.
-    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    #[schemars(length(max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
     pub name: String,
     /// Bridge on the host that the interface is attached to. It must exist; the host makes no bridges.
     #[schemars(regex(pattern = r"^[a-zA-Z0-9][-a-zA-Z0-9_.]{0,14}$"))]
     pub bridge: String,
     /// MAC address, lower case. Without it the VM gets one that is derived from its uid and stays the same for its life.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = r"^[0-9a-f][26ae](:[0-9a-f]{2}){5}$"))]
+    #[schemars(length(max = 17), regex(pattern = r"^[0-9a-f][26ae](:[0-9a-f]{2}){5}$"))]
     pub mac: Option<String>,
     /// Static IPv4 address of the guest with its prefix length, such as `198.18.77.11/24`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(
-        pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])/(3[0-2]|[12]?[0-9])$"
-    ))]
+    #[schemars(
+        length(max = 18),
+        regex(
+            pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])/(3[0-2]|[12]?[0-9])$"
+        )
+    )]
     pub address: Option<String>,
-    /// IPv4 address of the guest's default gateway.
+    /// IPv4 address of the guest's default gateway. It needs an address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])$"))]
     pub gateway: Option<String>,
@@ -190,7 +219,13 @@ pub struct Placement {
 }
 
 /// What is known of a VM. The hub alone writes `observed`, from the agent's reports; the VM controller alone writes the rest.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("!has(oldSelf.placementEpoch) || (has(self.placementEpoch) && self.placementEpoch >= oldSelf.placementEpoch)")
+        .message("the placement epoch never falls: under an old one a VM could run twice")
+        .reason(Reason::FieldValueForbidden)
+        .field_path(".placementEpoch")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct VirtualMachineStatus {
     /// The `metadata.generation` that this status answers to.

@@ -107,6 +107,8 @@ async fn every_invalid_example_is_refused_by_field_and_nothing_is_stored() {
         ("negative-memory", "spec.memory"),
         ("duplicate-disk", "spec.disks[1]"),
         ("two-boots", "spec.boot"),
+        ("missing-boot-disk", "spec.boot.disk.name"),
+        ("gateway-without-address", "spec.networks[0].address"),
         ("relative-image", "spec.source"),
         ("name-too-long", "metadata.name"),
     ];

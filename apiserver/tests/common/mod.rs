@@ -5,8 +5,9 @@
 pub mod wire;
 
 use axum::{Router, extract::Request, middleware::Next};
-use basalt_apiserver::{ApiServer, Identity, Options, Registry};
+use basalt_apiserver::{ApiServer, Identity, Options, Registry, StartError};
 use basalt_store::{Store, embedded::Embedded};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -44,23 +45,32 @@ pub async fn start() -> Server {
 
 /// The same, on what is made of the embedded store.
 pub async fn start_on(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Server {
-    start_as(make, |_| Options::default()).await
+    try_start(make, |_| Options::default(), &[]).await.unwrap()
 }
 
 /// The same, with options that may use the directory of the server.
 pub async fn start_with(options: impl FnOnce(&Path) -> Options) -> Server {
-    start_as(|store| store, options).await
+    try_start(|store| store, options, &[]).await.unwrap()
 }
 
-async fn start_as(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>, options: impl FnOnce(&Path) -> Options) -> Server {
+/// The same, which serves a further kind.
+pub async fn start_serving(crd: CustomResourceDefinition) -> Result<Server, StartError> {
+    try_start(|store| store, |_| Options::default(), &[crd]).await
+}
+
+async fn try_start(
+    make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+    options: impl FnOnce(&Path) -> Options,
+    more: &[CustomResourceDefinition],
+) -> Result<Server, StartError> {
     let dir = tempfile::tempdir().unwrap();
     let store = make(Embedded::open(&dir.path().join("store"), Default::default()).unwrap());
     let mut registry = Registry::builtin();
-    for crd in basalt_api::crds() {
-        registry.add_crd(&crd).unwrap();
+    for crd in basalt_api::crds().iter().chain(more) {
+        registry.add_crd(crd).unwrap();
     }
     let shutdown = CancellationToken::new();
-    let api = ApiServer::start(store, registry, Options { shutdown: shutdown.clone(), ..options(dir.path()) }).await.unwrap();
+    let api = ApiServer::start(store, registry, Options { shutdown: shutdown.clone(), ..options(dir.path()) }).await?;
     let router = api.router().layer(axum::middleware::from_fn(|mut request: Request, next: Next| async move {
         let user = request.headers_mut().remove(AS).map(|user| user.to_str().unwrap().to_owned());
         request.extensions_mut().insert(user.map_or_else(admin, nobody));
@@ -70,7 +80,7 @@ async fn start_as(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>, options: 
     let address = listener.local_addr().unwrap();
     let served = router.clone();
     tokio::spawn(async move { axum::serve(listener, served).await });
-    Server { address, router, wire: wire::client(), shutdown, dir }
+    Ok(Server { address, router, wire: wire::client(), shutdown, dir })
 }
 
 impl Server {
