@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod audit;
+pub mod backup;
 mod builtin;
 mod cache;
 mod decode;

@@ -3,6 +3,7 @@
 use crate::{
     apply::Manager,
     audit::Audit,
+    backup,
     cache::Cache,
     discovery,
     error::{Reason, Status},
@@ -51,6 +52,9 @@ pub enum StartError {
     /// The objects cannot be read.
     #[error("cannot load the objects: {0}")]
     Store(#[from] StoreError),
+    /// What is there is only a part of a backup.
+    #[error("a restore into this store did not end: do it again, and what is there now is replaced")]
+    Unfinished,
     /// A kind cannot be served.
     #[error("cannot serve {plural}: {source}")]
     Schema {
@@ -78,6 +82,9 @@ pub struct ApiServer {
 impl ApiServer {
     /// Loads all objects and starts what runs in the background.
     pub async fn start(store: Arc<dyn Store>, registry: Registry, options: Options) -> Result<Self, StartError> {
+        if backup::is_unfinished(&*store).await? {
+            return Err(StartError::Unfinished);
+        }
         let mut schemas = HashMap::new();
         for def in registry.iter() {
             let schema = Schema::compile(&def.schema).map_err(|source| StartError::Schema { plural: def.plural.clone(), source })?;
@@ -146,6 +153,10 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
     passage.asked_by(identity.as_ref());
     if identity.is_none() {
         authorize(None, Attributes { verb: "get", group: "", plural: "", subresource: "", namespace: None, name: "" })?;
+    }
+    if path == "/backup" && request.method() == Method::GET {
+        authorize_path(identity.as_ref(), &path)?;
+        return backup::answer(&*api.storage.store).await;
     }
     if path == "/metrics" {
         authorize_path(identity.as_ref(), &path)?;

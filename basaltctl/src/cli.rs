@@ -66,6 +66,10 @@ pub enum Verb {
     Why(verbs::why::Why),
     /// List events, the newest last
     Events(verbs::events::Events),
+    /// Write all objects into a file
+    Backup(verbs::backup::Backup),
+    /// Put the objects of a backup into an empty store
+    Restore(verbs::backup::Restore),
     /// List the kinds that the server serves
     ApiResources(verbs::api_resources::ApiResources),
     /// Print the versions of this program and of the server

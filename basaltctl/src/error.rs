@@ -140,6 +140,22 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {what}: {source}")]
+    Write {
+        /// The file.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The server ended what it was sending before it was whole.
+    #[error("the server's answer was cut off after {bytes} bytes; nothing was kept of it: {reason}")]
+    CutOff {
+        /// How much there was.
+        bytes: usize,
+        /// Why.
+        reason: String,
+    },
     /// Standard output is closed or full.
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
@@ -178,12 +194,12 @@ impl Error {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } | Self::NoKubeconfig { .. } | Self::Kubeconfig { .. } | Self::UnknownKind { .. } => Exit::Usage,
-            Self::Unreachable(_) | Self::Answer { .. } => Exit::Unreachable,
+            Self::Unreachable(_) | Self::Answer { .. } | Self::CutOff { .. } => Exit::Unreachable,
             Self::Api { status, .. } => exit_of(status),
             Self::Bug(_) => Exit::Bug,
             Self::Dev(error) => error.exit(),
             Self::NoNamespace { .. } | Self::NotFound { .. } => Exit::NotFound,
-            Self::Manifest(_) | Self::Read { .. } => Exit::Invalid,
+            Self::Manifest(_) | Self::Read { .. } | Self::Write { .. } => Exit::Invalid,
             Self::TimeUp { .. } => Exit::TimeUp,
             Self::Failed { .. } => Exit::Failed,
             Self::Refused { .. } => Exit::Refused,
@@ -268,7 +284,8 @@ impl Error {
                 report.why.clone_from(affected);
                 report.remedy.push(hint.clone());
             }
-            Self::NothingMatched | Self::Read { .. } | Self::Output(_) => {}
+            Self::NothingMatched | Self::Read { .. } | Self::Write { .. } | Self::Output(_) => {}
+            Self::CutOff { .. } => report.remedy.push("run it again; the gateway's log may say why".into()),
             Self::Dev(error) => error.explain(&mut report),
             Self::Bug(_) => report.remedy.push("run it again with --log-level debug and report what it says".into()),
         }

@@ -110,9 +110,14 @@ impl Fleet {
 
     /// A client of its API.
     pub async fn client(&self) -> Client {
-        let file = Kubeconfig::read_from(self.kubeconfig()).expect("the fleet has a kubeconfig");
-        let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("it is complete");
-        Client::try_from(config).expect("it makes a client")
+        client(&self.kubeconfig()).await
+    }
+
+    /// Where its etcd answers, as a URL.
+    pub fn etcd(&self) -> String {
+        let state: Value =
+            serde_json::from_slice(&fs::read(self.path().join("fleet.json")).expect("the fleet has a state")).expect("it is JSON");
+        format!("http://127.0.0.1:{}", state["etcdPorts"][0])
     }
 
     /// The pid of a program of the fleet, such as `gateway` or `host-1`.
@@ -254,6 +259,13 @@ fn run(program: &Path, args: &[&str], input: &str, kubeconfig: &Path) -> Ran {
         stdout: String::from_utf8_lossy(&stdout).into_owned(),
         stderr: String::from_utf8_lossy(&stderr).into_owned(),
     }
+}
+
+/// A client as a kubeconfig says.
+pub async fn client(kubeconfig: &Path) -> Client {
+    let file = Kubeconfig::read_from(kubeconfig).expect("there is a kubeconfig");
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("it is complete");
+    Client::try_from(config).expect("it makes a client")
 }
 
 /// The directory of the programs under test: that of the test itself, two up from `deps/`.

@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod fleet;
+pub mod gateway;
 pub mod guest;
 
 pub use fleet::{Fleet, Options};

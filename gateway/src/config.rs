@@ -18,6 +18,10 @@ pub struct Settings {
     #[arg(long)]
     #[serde(skip)]
     pub print_config: bool,
+    /// Put the objects of a backup into the store, which must be empty, and exit
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip)]
+    pub restore: Option<PathBuf>,
     /// Directory of keys, state and admin.kubeconfig [default: /var/lib/basalt]
     #[arg(long, env = "BASALT_GATEWAY_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,

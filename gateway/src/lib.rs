@@ -14,14 +14,24 @@ use basalt_api::SYSTEM_NAMESPACE;
 use basalt_apiserver::{
     ApiServer, Metrics, Registry,
     audit::{self, Audit},
+    backup::{self, Backup},
 };
-use basalt_store::{Store, StoreError, embedded::Embedded, etcd::Etcd};
+use basalt_store::{
+    Store, StoreError,
+    embedded::{self, Embedded},
+    etcd::Etcd,
+};
 use config::{AuditLevel, Config, StoreKind};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, sync::Arc, time::Duration, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::task::JoinSet;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -51,6 +61,12 @@ pub enum GatewayError {
     Listen(#[from] https::ListenError),
     #[error("cannot read the namespace {SYSTEM_NAMESPACE}: {0}")]
     System(#[from] Box<kube::Error>),
+    #[error("cannot read the backup {file}: {source}")]
+    BackupFile { file: PathBuf, source: std::io::Error },
+    #[error("{file} cannot be restored: {source}")]
+    Backup { file: PathBuf, source: backup::ReadError },
+    #[error("{file} was not restored: {source}")]
+    Restore { file: PathBuf, source: backup::RestoreError },
     #[error("a part of the gateway failed: {0}")]
     Part(tokio::task::JoinError),
     #[error("cannot encode {what}: {reason}")]
@@ -89,12 +105,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     let local = |listener: &tokio::net::TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
     let (api_address, hub_address) = (local(&listener, config.listen), local(&hub_listener, config.hub_listen));
     let store: Arc<dyn Store> = match config.store {
-        StoreKind::Embedded => {
-            let dir = config.data_dir.join("store");
-            // Opening replays the journal: not for the runtime's threads.
-            let opened = tokio::task::spawn_blocking(move || Embedded::open(&dir, Default::default())).await;
-            opened.map_err(|_| StoreError::Closed)??
-        }
+        StoreKind::Embedded => open_embedded(&config, Default::default()).await?,
         StoreKind::Etcd => {
             let etcd = Etcd::connect(&config.etcd_endpoints).await?;
             let forgetful = etcd.clone();
@@ -229,6 +240,28 @@ fn audit(config: &Config, metrics: &Metrics) -> Result<Option<Audit>, GatewayErr
         total_bytes: config.audit_total_mib.saturating_mul(1 << 20),
     };
     Ok(Some(Audit { log: Arc::new(audit::Log::open(settings, metrics)?), level }))
+}
+
+/// Puts a backup into the store of a gateway that does not run; says what it was of.
+pub async fn restore(config: &Config, file: &Path) -> Result<backup::Head, GatewayError> {
+    let bytes = tokio::fs::read(file).await.map_err(|source| GatewayError::BackupFile { file: file.to_owned(), source })?;
+    let backup = Backup::read(&bytes).map_err(|source| GatewayError::Backup { file: file.to_owned(), source })?;
+    let store: Arc<dyn Store> = match config.store {
+        StoreKind::Embedded => {
+            open_embedded(config, embedded::Options { least_revision: backup.head.revision, ..Default::default() }).await?
+        }
+        StoreKind::Etcd => Etcd::connect(&config.etcd_endpoints).await?,
+    };
+    let restored = backup.restore(&*store).await;
+    close(store).await;
+    restored.map_err(|source| GatewayError::Restore { file: file.to_owned(), source })?;
+    Ok(backup.head)
+}
+
+async fn open_embedded(config: &Config, options: embedded::Options) -> Result<Arc<Embedded>, StoreError> {
+    let dir = config.data_dir.join("store");
+    // Opening replays the journal: not for the runtime's threads.
+    tokio::task::spawn_blocking(move || Embedded::open(&dir, options)).await.map_err(|_| StoreError::Closed)?
 }
 
 /// Waits until nobody has the store any more, and closes it: who opens it next must find it free.

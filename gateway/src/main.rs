@@ -34,6 +34,11 @@ fn start() -> Result<(), Box<dyn Error>> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        if let Some(file) = &given.restore {
+            let backup = basalt_gateway::restore(&config, file).await?;
+            println!("{} objects restored, as of revision {} of where they come from", backup.objects, backup.revision);
+            return Ok(());
+        }
         let shutdown = shutdown::on_signal()?;
         basalt_gateway::run(config, shutdown, |_| {}).await?;
         Ok::<_, Box<dyn Error>>(())

@@ -34,11 +34,13 @@ pub struct Options {
     pub watcher_backlog: usize,
     /// How many commits share one fsync at the most.
     pub batch: usize,
+    /// The next commit gets a later revision than this one, for those who know revisions of a store that this one takes up.
+    pub least_revision: Revision,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { history_commits: 20_000, history_bytes: 64 << 20, watcher_backlog: 20_000, batch: 1024 }
+        Self { history_commits: 20_000, history_bytes: 64 << 20, watcher_backlog: 20_000, batch: 1024, least_revision: 0 }
     }
 }
 
@@ -89,7 +91,7 @@ impl Embedded {
         let entries = database.keyspace("entries", KeyspaceCreateOptions::default).map_err(open)?;
         let meta = database.keyspace("meta", KeyspaceCreateOptions::default).map_err(open)?;
         let reader = Reader { database, entries, meta };
-        let revision = reader.revision(&reader.database.snapshot())?;
+        let revision = reader.revision(&reader.database.snapshot())?.max(options.least_revision);
         let feed = Feed { options, recent: VecDeque::new(), recent_bytes: 0, revision, floor: revision, watchers: Vec::new() };
         let feed = Arc::new(Mutex::new(feed));
         let (commits, queue) = mpsc::channel();

@@ -50,6 +50,11 @@ impl Etcd {
         Ok(etcd)
     }
 
+    /// Where it answers, as a URL.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// Pid of the process.
     pub fn pid(&self) -> u32 {
         self.process.id()
