@@ -8,6 +8,7 @@ pub mod audit;
 pub mod backup;
 mod builtin;
 mod cache;
+mod compression;
 mod decode;
 mod discovery;
 pub mod error;

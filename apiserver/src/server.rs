@@ -5,6 +5,7 @@ use crate::{
     audit::Audit,
     backup,
     cache::Cache,
+    compression,
     discovery,
     error::{Reason, Status},
     fence::Fence,
@@ -112,7 +113,7 @@ impl ApiServer {
 
     /// Answers requests. Each carries its [`Identity`] in its extensions; one without is refused.
     pub fn router(&self) -> Router {
-        Router::new().fallback(dispatch).with_state(self.api.clone())
+        Router::new().fallback(dispatch).with_state(self.api.clone()).layer(compression::layer())
     }
 }
 

@@ -8,6 +8,7 @@ use common::{
 };
 use http::Method;
 use serde_json::json;
+use std::io::Read;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 const PARTIAL: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io";
@@ -257,4 +258,25 @@ async fn lists_come_as_tables_and_as_metadata() {
     let partial = server.send(Method::GET, VMS, &[("accept", PARTIAL)], "").await.ok(200);
     assert_eq!(partial["kind"], "PartialObjectMetadataList");
     assert_eq!(partial["items"][2]["metadata"], list["items"][2]["metadata"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_are_compressed_for_those_who_take_it() {
+    let server = start().await;
+    let mut large = vm("large");
+    large["metadata"]["annotations"] = json!({ "note": "x".repeat(200_000) });
+    server.post(VMS, &large).await.ok(201);
+    let plain = server.get(VMS).await;
+    assert_eq!(plain.headers.get("content-encoding"), None);
+    let packed = server.send(Method::GET, VMS, &[("accept-encoding", "gzip")], "").await;
+    assert_eq!(packed.headers["content-encoding"], "gzip");
+    assert!(packed.body.len() * 20 < plain.body.len(), "{} of {} bytes", packed.body.len(), plain.body.len());
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(&packed.body[..]).read_to_string(&mut text).unwrap();
+    assert_eq!(text.as_bytes(), plain.body);
+    // What is small, and what comes bit by bit, is not.
+    for path in [NAMESPACES.to_owned(), format!("{VMS}?watch=true&timeoutSeconds=1")] {
+        let answer = server.send(Method::GET, &path, &[("accept-encoding", "gzip")], "").await;
+        assert_eq!((answer.code, answer.headers.get("content-encoding")), (200, None), "{path}");
+    }
 }
