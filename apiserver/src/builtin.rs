@@ -1,6 +1,9 @@
 //! The kinds that the API server needs itself: Namespace, Event and Lease, with the schemas of Kubernetes's own types.
 
-use crate::registry::{Column, ResourceDef};
+use crate::{
+    access,
+    registry::{Column, ResourceDef},
+};
 use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Event, Namespace},
@@ -89,7 +92,9 @@ pub fn definitions() -> Vec<ResourceDef> {
         vec![column("Holder", ".spec.holderIdentity", "string", "Who holds the lease"), age],
         schema_of::<Lease>("A Lease is held by renewing it."),
     );
-    vec![namespace, event, lease]
+    let mut definitions = vec![namespace, event, lease];
+    definitions.extend(access::kinds::definitions());
+    definitions
 }
 
 fn namespace_schema() -> Value {
@@ -103,7 +108,7 @@ fn namespace_schema() -> Value {
 }
 
 /// A type's schema in structural form: without references, and without what structural schemas may not say.
-fn schema_of<T: JsonSchema>(description: &str) -> Value {
+pub fn schema_of<T: JsonSchema>(description: &str) -> Value {
     let root = schemars::generate::SchemaSettings::openapi3().into_generator().into_root_schema_for::<T>();
     let root = root.to_value();
     let definitions = root["components"]["schemas"].as_object().or_else(|| root["$defs"].as_object()).cloned().unwrap_or_default();

@@ -1,8 +1,10 @@
 //! The Kubernetes wire protocol over a [`basalt_store::Store`], for any registered kinds. It knows no concern of ours.
 //!
-//! The kinds come from CustomResourceDefinitions ([`Registry::add_crd`]); Namespace, Event and Lease are built in.
+//! The kinds come from CustomResourceDefinitions ([`Registry::add_crd`]); Namespace, Event and Lease are built in, and
+//! those of RBAC.
 //! Reads are answered from a watch cache, writes are compare-and-swap commits to the store.
 
+mod access;
 pub mod apply;
 pub mod audit;
 pub mod backup;
@@ -38,9 +40,10 @@ mod subresource;
 mod table;
 mod telemetry;
 
+pub use access::{Authorizer, Look, bootstrap::BuiltinRole};
 pub use error::{Cause, CauseReason, Status};
 pub use fence::Fence;
-pub use identity::Identity;
+pub use identity::{Attributes, Identity};
 pub use origin::{InProcess, Trigger};
 pub use registry::{Registry, ResourceDef};
 pub use server::{ApiServer, Options, StartError};

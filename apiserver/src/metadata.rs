@@ -70,8 +70,8 @@ pub fn prune(object: &mut Value) -> Vec<UnknownField> {
     unknown.into_iter().map(|field| UnknownField { path: field.path.replacen("meta", "metadata", 1), ..field }).collect()
 }
 
-/// Everything that is wrong with an object's metadata.
-pub fn validate(meta: &Value, namespaced: bool) -> Vec<Cause> {
+/// Everything that is wrong with an object's metadata; `wrong_name` says what is wrong with a name.
+pub fn validate(meta: &Value, namespaced: bool, wrong_name: fn(&str) -> Option<String>) -> Vec<Cause> {
     let Some(schema) = &*META else { return Vec::new() };
     let mut causes = schema.validate(&json!({ "meta": meta }), None);
     for cause in &mut causes {
@@ -87,12 +87,12 @@ pub fn validate(meta: &Value, namespaced: bool) -> Vec<Cause> {
             causes.push(cause(CauseReason::FieldValueRequired, "metadata.name", "Required value: name or generateName is required".into()));
         }
         "" => {}
-        name => causes.extend(subdomain(name).map(|what| invalid("metadata.name", name, what))),
+        name => causes.extend(wrong_name(name).map(|what| invalid("metadata.name", name, what))),
     }
     // A generated name ends in letters, so its prefix may end in a dash.
     let prefix = text("generateName").trim_end_matches('-');
     if !prefix.is_empty() {
-        causes.extend(subdomain(prefix).map(|what| invalid("metadata.generateName", text("generateName"), what)));
+        causes.extend(wrong_name(prefix).map(|what| invalid("metadata.generateName", text("generateName"), what)));
     }
     match (namespaced, text("namespace")) {
         (false, namespace) if !namespace.is_empty() => {

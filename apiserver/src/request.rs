@@ -2,6 +2,8 @@
 
 use crate::{
     error::{Reason, Status},
+    identity::Attributes,
+    namespace,
     registry::{Registry, ResourceDef},
 };
 use axum::{
@@ -63,6 +65,19 @@ impl Target {
             return Ok(None);
         }
         Ok(Some(Self { def, namespace, name, subresource }))
+    }
+
+    /// What a verb on it means to whoever decides whether it may be. A namespace is in itself, and who lists one object by its
+    /// name means that one.
+    pub fn attributes<'a>(&'a self, verb: &'a str, query: &'a Query) -> Attributes<'a> {
+        let selected = || {
+            let fields = query.text("fieldSelector").filter(|_| matches!(verb, "list" | "watch" | "deletecollection"))?;
+            fields.split(',').find_map(|field| field.trim().strip_prefix("metadata.name=")).map(|name| name.trim_start_matches('='))
+        };
+        let name = self.name.as_deref().or_else(selected).unwrap_or_default();
+        let own = self.name.as_deref().filter(|_| namespace::is_namespace(&self.def));
+        let (group, plural) = (self.def.group.as_str(), self.def.plural.as_str());
+        Attributes { verb, group, plural, subresource: &self.subresource, namespace: self.namespace.as_deref().or(own), name }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The API server: starts the cache and the garbage collector, and leads each request to its handler.
 
 use crate::{
+    access::{self, Access, Authorizer, bootstrap::BuiltinRole},
     apply::Manager,
     audit::Audit,
     backup,
@@ -12,7 +13,7 @@ use crate::{
     gc,
     handlers::{Api, Asked, json},
     health,
-    identity::{Attributes, Identity, authorize, authorize_path},
+    identity::{Identity, Wanted},
     keys, namespace, negotiate, openapi,
     origin::RequestIds,
     passage::Passage,
@@ -35,7 +36,7 @@ use std::{collections::HashMap, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// How the API server is started.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     /// Namespaces that are made at the start if they are not there, besides `default`.
     pub namespaces: Vec<String>,
@@ -45,6 +46,10 @@ pub struct Options {
     pub metrics: Metrics,
     /// Where requests are written down, if they are.
     pub audit: Option<Audit>,
+    /// Roles that are made at the start if they are not there.
+    pub roles: Vec<BuiltinRole>,
+    /// Those who allow what no role does.
+    pub authorizers: Vec<Arc<dyn Authorizer>>,
 }
 
 /// The API server cannot be started.
@@ -72,6 +77,9 @@ pub enum StartError {
         /// Why.
         status: Box<Status>,
     },
+    /// The built-in roles cannot be made.
+    #[error("cannot make the built-in roles: {0}")]
+    Roles(Box<Status>),
 }
 
 /// A running API server.
@@ -95,9 +103,11 @@ impl ApiServer {
         let store: Arc<dyn Store> = Arc::new(Timed::new(store, metrics.clone()));
         let kinds = registry.iter().map(|def| (def.group.clone(), def.plural.clone()));
         let cache = Cache::start(store.clone(), kinds, options.shutdown.clone()).await?;
+        let access = Access::new(cache.clone(), options.authorizers);
         let api = Arc::new(Api {
             registry,
             storage: Storage { store, cache },
+            access,
             schemas,
             metrics,
             audit: options.audit,
@@ -107,6 +117,7 @@ impl ApiServer {
         for name in [namespace::DEFAULT.to_owned()].into_iter().chain(options.namespaces) {
             api.ensure_namespace(&name).await.map_err(|status| StartError::Namespace { name, status: Box::new(status) })?;
         }
+        api.ensure_roles(&options.roles).await.map_err(|status| StartError::Roles(Box::new(status)))?;
         tokio::spawn(gc::run(api.clone()));
         Ok(Self { api })
     }
@@ -152,23 +163,27 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
     }
     let identity = request.extensions().get::<Identity>().cloned();
     passage.asked_by(identity.as_ref());
-    if identity.is_none() {
-        authorize(None, Attributes { verb: "get", group: "", plural: "", subresource: "", namespace: None, name: "" })?;
-    }
+    let Some(identity) = identity else {
+        return Err(Status::new(Reason::Unauthorized, "Unauthorized: no client certificate of this control plane's CA was given"));
+    };
+    let identity = identity.known();
+    let verb = request.method().as_str().to_ascii_lowercase();
+    let reading = Wanted::Path { verb: &verb, path: &path };
     if path == "/backup" && request.method() == Method::GET {
-        authorize_path(identity.as_ref(), &path)?;
+        api.authorize(&identity, &reading).await?;
         return backup::answer(&*api.storage.store).await;
     }
     if path == "/metrics" {
-        authorize_path(identity.as_ref(), &path)?;
+        api.authorize(&identity, &reading).await?;
         return metrics(api, request.headers()).await;
     }
     if path == "/audit" {
-        authorize_path(identity.as_ref(), &path)?;
+        api.authorize(&identity, &reading).await?;
         let off = || Status::new(Reason::NotFound, "this server keeps no audit log");
         return api.audit.as_ref().ok_or_else(off)?.answer(request.uri()).await;
     }
     if let Some(found) = describe(api, &request, &path) {
+        api.authorize(&identity, &reading).await?;
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return Err(Status::new(Reason::MethodNotAllowed, format!("{path} knows only GET")));
         }
@@ -177,7 +192,7 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
     let Some(target) = Target::parse(&api.registry, &path)? else {
         return Err(Status::new(Reason::NotFound, "the server could not find the requested resource"));
     };
-    serve(api, request, target, identity.as_ref(), passage).await
+    serve(api, request, target, &identity, passage).await
 }
 
 async fn metrics(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
@@ -226,13 +241,7 @@ fn document(value: &Value, headers: &HeaderMap) -> Response {
     response
 }
 
-async fn serve(
-    api: &Arc<Api>,
-    request: Request,
-    target: Target,
-    identity: Option<&Identity>,
-    passage: &mut Passage,
-) -> Result<Response, Status> {
+async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: &Identity, passage: &mut Passage) -> Result<Response, Status> {
     let (parts, body) = request.into_parts();
     let query = Query::parse(&parts.uri)?;
     let watch = query.flag("watch")?;
@@ -250,22 +259,12 @@ async fn serve(
         }
     };
     passage.leads_to(verb, &target);
-    authorize(
-        identity,
-        Attributes {
-            verb,
-            group: &target.def.group,
-            plural: &target.def.plural,
-            subresource: &target.subresource,
-            namespace: target.namespace.as_deref(),
-            name: target.name.as_deref().unwrap_or_default(),
-        },
-    )?;
+    api.authorize(identity, &Wanted::Resource(target.attributes(verb, &query))).await?;
     if target.def.namespaced && target.namespace.is_none() && !matches!(verb, "list" | "watch") {
         return Err(Status::new(Reason::MethodNotAllowed, format!("{} are in namespaces: name one in the path", target.def.plural)));
     }
     let form = negotiate::form(&parts.headers)?;
-    let asked = Asked { target: &target, query: &query, headers: &parts.headers, form };
+    let asked = Asked { target: &target, identity, query: &query, headers: &parts.headers, form };
     let name = target.name.as_deref().unwrap_or_default();
     match (target.subresource.as_str(), verb) {
         ("", _) => {}
@@ -273,7 +272,13 @@ async fn serve(
         (subresource, "get") => return other(api, &target.def, subresource, &target, query).await,
         _ => return Err(Status::new(Reason::NotFound, "the server could not find the requested resource")),
     }
-    match verb {
+    let writes = !matches!(verb, "get" | "list" | "watch");
+    // Whether a right may be given is seen by the newest rights, and whoever has given or taken one is answered when it holds.
+    let settles = writes && access::decides(&target.def);
+    if settles {
+        api.storage.catch_up().await?;
+    }
+    let answer = match verb {
         "get" => api.get(&asked, name).await,
         "list" => api.list(&asked).await,
         "watch" => api.watch(&asked).await,
@@ -282,7 +287,11 @@ async fn serve(
         "patch" => api.patch(&asked, name, &request::body(body, &parts.headers).await?).await,
         "delete" => api.delete(&asked, name, &request::body(body, &parts.headers).await?).await,
         _ => api.delete_collection(&asked, &request::body(body, &parts.headers).await?).await,
+    };
+    if settles && answer.is_ok() {
+        api.storage.catch_up().await?;
     }
+    answer
 }
 
 /// A subresource that somebody else answers.

@@ -131,6 +131,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         shutdown: shutdown.clone(),
         metrics: metrics.clone(),
         audit: audit.clone(),
+        ..Default::default()
     };
     let api = ApiServer::start(store.clone(), registry, options).await?;
 

@@ -2,6 +2,7 @@
 
 use super::{Api, Asked};
 use crate::{
+    access,
     error::{Cause, CauseReason, Details, Reason, Status},
     metadata,
     registry::ResourceDef,
@@ -88,6 +89,7 @@ impl Api {
     pub fn complete(&self, asked: &Asked<'_>, new: &mut Value) -> Result<Vec<UnknownField>, Status> {
         let unknown = self.refuse_unknown(asked, new)?;
         self.schema(&asked.target.def)?.apply_defaults(new);
+        access::validate::complete(&asked.target.def, new);
         Ok(unknown)
     }
 
@@ -105,8 +107,11 @@ impl Api {
     /// Metadata, schema and rules, of a new object or of one that takes the place of another.
     pub fn validate(&self, asked: &Asked<'_>, new: &Value, old: Option<&Value>) -> Result<(), Status> {
         let def = &asked.target.def;
-        let mut causes = metadata::validate(&new["metadata"], def.namespaced);
+        let mut causes = metadata::validate(&new["metadata"], def.namespaced, access::validate::names(def));
         causes.extend(self.schema(def)?.validate(new, old));
+        if causes.is_empty() {
+            causes.extend(access::validate::validate(def, old, new));
+        }
         if causes.is_empty() {
             return Ok(());
         }

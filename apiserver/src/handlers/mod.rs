@@ -7,9 +7,11 @@ pub mod watch;
 pub mod write;
 
 use crate::{
+    access::Access,
     apply::Manager,
     audit::Audit,
     error::{Reason, Status},
+    identity::Identity,
     negotiate::Form,
     object::Object,
     origin::RequestIds,
@@ -32,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Api {
     pub registry: Registry,
     pub storage: Storage,
+    pub access: Access,
     /// Compiled schemas by group, version and plural name.
     pub schemas: HashMap<(String, String, String), Schema>,
     pub metrics: Metrics,
@@ -43,6 +46,7 @@ pub struct Api {
 /// A request for a kind, with all that its handler may need.
 pub struct Asked<'a> {
     pub target: &'a Target,
+    pub identity: &'a Identity,
     pub query: &'a Query,
     pub headers: &'a HeaderMap,
     pub form: Form,

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     apply, decode,
     error::{Cause, CauseReason, Reason, Status},
+    identity::{Attributes, Wanted},
     keys, namespace,
     object::Object,
     passage::Made,
@@ -121,6 +122,8 @@ impl Api {
                 });
                 (StatusCode::OK, changed.await)
             } else {
+                let wanted = Attributes { name, ..asked.target.attributes("create", asked.query) };
+                self.authorize(asked.identity, &Wanted::Resource(wanted)).await?;
                 (StatusCode::CREATED, self.create_by_apply(asked, name, &intent, force).await)
             };
             match outcome {
@@ -173,6 +176,7 @@ impl Api {
                 namespace::complete(&mut new, None);
             }
             self.validate(asked, &new, None)?;
+            self.check_grant(asked, None, &new)?;
             if let Mark::Update = mark {
                 apply::record_update(None, &mut new, def, asked.manager()?, self.now());
             }
@@ -228,6 +232,7 @@ impl Api {
                 new["metadata"]["generation"] = (live["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
             }
             self.validate(asked, &new, Some(live))?;
+            self.check_grant(asked, Some(live), &new)?;
             if let Mark::Update = mark {
                 apply::record_update(Some(live), &mut new, def, manager, now);
             }

@@ -242,6 +242,6 @@ proptest! {
         }
         let mut other = json!({ "metadata": other });
         crate::metadata::prune(&mut other);
-        crate::metadata::validate(&other["metadata"], true);
+        crate::metadata::validate(&other["metadata"], true, crate::metadata::subdomain);
     }
 }

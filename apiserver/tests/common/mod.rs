@@ -17,6 +17,7 @@ pub struct Server {
     pub address: SocketAddr,
     /// What other programs of the same process ask.
     pub router: Router,
+    api: ApiServer,
     wire: wire::Client,
     shutdown: CancellationToken,
     dir: TempDir,
@@ -71,19 +72,33 @@ async fn try_start(
     }
     let shutdown = CancellationToken::new();
     let api = ApiServer::start(store, registry, Options { shutdown: shutdown.clone(), ..options(dir.path()) }).await?;
-    let router = api.router().layer(axum::middleware::from_fn(|mut request: Request, next: Next| async move {
+    Ok(serve(api, admin(), shutdown, dir).await)
+}
+
+/// Serves to one who is always the same, unless a request says otherwise.
+async fn serve(api: ApiServer, identity: Identity, shutdown: CancellationToken, dir: TempDir) -> Server {
+    let router = api.router().layer(axum::middleware::from_fn(move |mut request: Request, next: Next| {
         let user = request.headers_mut().remove(AS).map(|user| user.to_str().unwrap().to_owned());
-        request.extensions_mut().insert(user.map_or_else(admin, nobody));
-        next.run(request).await
+        let identity = user.map_or_else(|| identity.clone(), nobody);
+        async move {
+            request.extensions_mut().insert(identity);
+            next.run(request).await
+        }
     }));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let served = router.clone();
     tokio::spawn(async move { axum::serve(listener, served).await });
-    Ok(Server { address, router, wire: wire::client(), shutdown, dir })
+    Server { address, router, api, wire: wire::client(), shutdown, dir }
 }
 
 impl Server {
+    /// The same server, as somebody else reaches it.
+    pub async fn seen_by(&self, user: &str, groups: &[&str]) -> Server {
+        let identity = Identity { user: user.into(), groups: groups.iter().map(|&group| group.into()).collect() };
+        serve(self.api.clone(), identity, self.shutdown.child_token(), tempfile::tempdir().unwrap()).await
+    }
+
     /// Begins the end of the server; it still answers.
     pub fn end(&self) {
         self.shutdown.cancel();

@@ -1,0 +1,243 @@
+//! Who may do what, over the wire: roles and bindings as Kubernetes has them.
+
+mod common;
+
+use common::{
+    Server, start,
+    wire::{APPLY, HOSTS, MERGE, NAMESPACES, VMS, host, names, vm},
+};
+use http::Method;
+use serde_json::{Value, json};
+
+const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+const CLUSTER_ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+const CLUSTER_BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
+const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
+const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
+
+fn rule(verbs: &[&str], resources: &[&str]) -> Value {
+    json!({ "apiGroups": ["basalt.dev"], "resources": resources, "verbs": verbs })
+}
+
+fn role(kind: &str, name: &str, rules: Value) -> Value {
+    json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": { "name": name }, "rules": rules })
+}
+
+fn binding(kind: &str, name: &str, role: (&str, &str), user: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": kind,
+        "metadata": { "name": name },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": role.0, "name": role.1 },
+        "subjects": [{ "kind": "User", "name": user }],
+    })
+}
+
+/// Gives a user rights everywhere.
+async fn give(server: &Server, user: &str, rules: Value) {
+    server.post(CLUSTER_ROLES, &role("ClusterRole", user, rules)).await.ok(201);
+    server.post(CLUSTER_BINDINGS, &binding("ClusterRoleBinding", user, ("ClusterRole", user), user)).await.ok(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_role_may_look_at_the_kinds_and_nothing_else() {
+    let server = start().await;
+    let alice = server.seen_by("alice", &["dev"]).await;
+    for path in ["/api", "/apis", "/apis/basalt.dev/v1alpha1", "/openapi/v2", "/version"] {
+        alice.get(path).await.ok(200);
+    }
+    let message = |status: Value| status["message"].as_str().unwrap().to_owned();
+    let refused = message(alice.get(VMS).await.refused(403, "Forbidden"));
+    let says = "virtualmachines.basalt.dev is forbidden: User \"alice\" cannot list resource \"virtualmachines\" in API group \"basalt.dev\" in the namespace \"default\"";
+    assert_eq!(refused, says);
+    let refused = message(alice.get(&format!("{HOSTS}/h1/status")).await.refused(403, "Forbidden"));
+    let says = "hosts.basalt.dev \"h1\" is forbidden: User \"alice\" cannot get resource \"hosts/status\" in API group \"basalt.dev\" at the cluster scope";
+    assert_eq!(refused, says);
+    assert_eq!(message(alice.get("/metrics").await.refused(403, "Forbidden")), "forbidden: User \"alice\" cannot get path \"/metrics\"");
+    for (method, path) in [
+        (Method::POST, VMS.to_owned()),
+        (Method::PUT, format!("{VMS}/web")),
+        (Method::PATCH, format!("{VMS}/web")),
+        (Method::DELETE, format!("{VMS}/web")),
+        (Method::DELETE, VMS.to_owned()),
+        (Method::GET, format!("{VMS}?watch=true")),
+        (Method::GET, format!("{NAMESPACES}/default")),
+    ] {
+        alice.send(method, &path, &[], "").await.refused(403, "Forbidden");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_holds_when_its_binding_is_answered_and_ends_with_it() {
+    let server = start().await;
+    let alice = server.seen_by("alice", &[]).await;
+    for _ in 0..20 {
+        give(&server, "alice", json!([rule(&["list"], &["virtualmachines"])])).await;
+        alice.get(VMS).await.ok(200);
+        alice.get(HOSTS).await.refused(403, "Forbidden");
+        server.delete(&format!("{CLUSTER_BINDINGS}/alice"), Value::Null).await.ok(200);
+        alice.get(VMS).await.refused(403, "Forbidden");
+        server.delete(&format!("{CLUSTER_ROLES}/alice"), Value::Null).await.ok(200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_holds_in_its_namespace_for_its_names_and_subresources() {
+    let server = start().await;
+    server.post(NAMESPACES, &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": "other" } })).await.ok(201);
+    let mut named = rule(&["get", "list", "watch", "patch"], &["virtualmachines", "*/status"]);
+    named["resourceNames"] = json!(["web"]);
+    server.post(ROLES, &role("Role", "web", json!([named, rule(&["create"], &["virtualmachines"])]))).await.ok(201);
+    server.post(BINDINGS, &binding("RoleBinding", "web", ("Role", "web"), "alice")).await.ok(201);
+    server.post(VMS, &vm("web")).await.ok(201);
+    let alice = server.seen_by("alice", &[]).await;
+    alice.get(&format!("{VMS}/web")).await.ok(200);
+    alice.get(&format!("{VMS}/web/status")).await.ok(200);
+    alice.patch(&format!("{VMS}/web/status"), MERGE, &json!({ "status": {} })).await.ok(200);
+    alice.get(&format!("{VMS}/db")).await.refused(403, "Forbidden");
+    alice.get(VMS).await.refused(403, "Forbidden");
+    // Who lists one by its name has a name.
+    assert_eq!(names(&alice.get(&format!("{VMS}?fieldSelector=metadata.name%3Dweb")).await.ok(200)), ["web"]);
+    alice.get(&format!("{VMS}?fieldSelector=metadata.name%3Ddb")).await.refused(403, "Forbidden");
+    alice.get(&format!("{VMS}/web").replace("/default/", "/other/")).await.refused(403, "Forbidden");
+    alice.post(VMS, &vm("db")).await.ok(201);
+    // Apply that makes an object is a create, too.
+    let bob = server.seen_by("bob", &[]).await;
+    give(&server, "bob", json!([rule(&["patch"], &["virtualmachines"])])).await;
+    let path = |name: &str| format!("{VMS}/{name}?fieldManager=t&force=true");
+    bob.patch(&path("web"), APPLY, &vm("web")).await.ok(200);
+    let status = bob.patch(&path("new"), APPLY, &vm("new")).await.refused(403, "Forbidden");
+    assert!(status["message"].as_str().unwrap().contains("cannot create resource"), "{status}");
+    server.get(&format!("{VMS}/new")).await.refused(404, "NotFound");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_and_service_accounts_are_subjects() {
+    let server = start().await;
+    server.post(CLUSTER_ROLES, &role("ClusterRole", "look", json!([rule(&["get", "list"], &["*"])]))).await.ok(201);
+    let mut both = binding("ClusterRoleBinding", "look", ("ClusterRole", "look"), "x");
+    both["subjects"] = json!([{ "kind": "Group", "name": "dev" }, { "kind": "ServiceAccount", "name": "bot", "namespace": "default" }]);
+    let made = server.post(CLUSTER_BINDINGS, &both).await.ok(201);
+    assert_eq!(made["subjects"][0]["apiGroup"], "rbac.authorization.k8s.io");
+    server.seen_by("alice", &["dev"]).await.get(HOSTS).await.ok(200);
+    server.seen_by("system:serviceaccount:default:bot", &[]).await.get(HOSTS).await.ok(200);
+    server.seen_by("system:serviceaccount:other:bot", &["ops"]).await.get(HOSTS).await.refused(403, "Forbidden");
+    server.seen_by("dev", &[]).await.get(HOSTS).await.refused(403, "Forbidden");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gives_rights_that_they_lack() {
+    let server = start().await;
+    let rbac =
+        |verbs: &[&str], resources: &[&str]| json!({ "apiGroups": ["rbac.authorization.k8s.io"], "resources": resources, "verbs": verbs });
+    let kinds = ["roles", "clusterroles", "rolebindings", "clusterrolebindings"];
+    let writes = rbac(&["create", "update", "patch", "get"], &kinds);
+    give(&server, "alice", json!([writes, rule(&["get", "list"], &["virtualmachines"])])).await;
+    let alice = server.seen_by("alice", &["dev"]).await;
+    let told = |status: Value| status["message"].as_str().unwrap().to_owned();
+
+    let own = role("Role", "own", json!([rule(&["list", "get"], &["virtualmachines"])]));
+    alice.post(ROLES, &own).await.ok(201);
+    let more = role("Role", "more", json!([rule(&["get", "delete"], &["virtualmachines", "hosts"])]));
+    let refused = told(alice.post(ROLES, &more).await.refused(403, "Forbidden"));
+    let says = "roles.rbac.authorization.k8s.io \"more\" is forbidden: user \"alice\" (groups=[\"dev\", \"system:authenticated\"]) is attempting to grant RBAC permissions not currently held:\n{APIGroups:[\"basalt.dev\"], Resources:[\"hosts\"], Verbs:[\"get\"]}\n{APIGroups:[\"basalt.dev\"], Resources:[\"virtualmachines\"], Verbs:[\"delete\"]}\n{APIGroups:[\"basalt.dev\"], Resources:[\"hosts\"], Verbs:[\"delete\"]}";
+    assert_eq!(
+        {
+            let mut lines: Vec<_> = refused.lines().collect();
+            lines[1..].sort_unstable();
+            lines.join("\n")
+        },
+        {
+            let mut lines: Vec<_> = says.lines().collect();
+            lines[1..].sort_unstable();
+            lines.join("\n")
+        }
+    );
+    // By no other door either.
+    alice.patch(&format!("{ROLES}/own"), MERGE, &more).await.refused(400, "BadRequest");
+    let rules = json!({ "rules": more["rules"] });
+    alice.patch(&format!("{ROLES}/own"), MERGE, &rules).await.refused(403, "Forbidden");
+    alice.patch(&format!("{ROLES}/more?fieldManager=t"), APPLY, &more).await.refused(403, "Forbidden");
+    alice.post(&format!("{ROLES}?dryRun=All"), &more).await.refused(403, "Forbidden");
+    let mut sum = role("ClusterRole", "sum", json!([]));
+    sum["aggregationRule"] = json!({ "clusterRoleSelectors": [{ "matchLabels": { "a": "b" } }] });
+    alice.post(CLUSTER_ROLES, &sum).await.refused(403, "Forbidden");
+    alice
+        .post(CLUSTER_BINDINGS, &binding("ClusterRoleBinding", "up", ("ClusterRole", "cluster-admin"), "alice"))
+        .await
+        .refused(403, "Forbidden");
+    alice.post(BINDINGS, &binding("RoleBinding", "up", ("ClusterRole", "cluster-admin"), "alice")).await.refused(403, "Forbidden");
+    alice.post(BINDINGS, &binding("RoleBinding", "up", ("Role", "none"), "alice")).await.refused(404, "NotFound");
+    // What she has she may give on, and a change that gives nothing is none of this.
+    alice.post(BINDINGS, &binding("RoleBinding", "own", ("Role", "own"), "bob")).await.ok(201);
+    server.post(ROLES, &more).await.ok(201);
+    alice.patch(&format!("{ROLES}/more"), MERGE, &json!({ "metadata": { "annotations": { "a": "b" } } })).await.ok(200);
+    // Who may escalate or bind may.
+    give(&server, "carol", json!([writes, rbac(&["escalate"], &["roles"]), rbac(&["bind"], &["roles"])])).await;
+    let carol = server.seen_by("carol", &[]).await;
+    carol.post(ROLES, &role("Role", "all", json!([rule(&["*"], &["*"])]))).await.ok(201);
+    carol.post(BINDINGS, &binding("RoleBinding", "all", ("Role", "all"), "carol")).await.ok(201);
+    carol.post(VMS, &vm("web")).await.ok(201);
+    carol.post(HOSTS, &host("h1")).await.refused(403, "Forbidden");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn roles_and_bindings_that_make_no_sense_are_refused_by_field() {
+    let server = start().await;
+    let field = |status: Value| status["details"]["causes"][0]["field"].as_str().unwrap_or_default().to_owned();
+    for (rules, wanted) in [
+        (json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": [] }]), "rules[0].verbs"),
+        (json!([{ "apiGroups": [], "resources": ["pods"], "verbs": ["get"] }]), "rules[0].apiGroups"),
+        (json!([{ "apiGroups": [""], "verbs": ["get"] }]), "rules[0].resources"),
+        (json!([{ "nonResourceURLs": ["/x"], "verbs": ["get"] }]), "rules[0].nonResourceURLs"),
+    ] {
+        assert_eq!(field(server.post(ROLES, &role("Role", "r", rules)).await.refused(422, "Invalid")), wanted);
+    }
+    server.post(CLUSTER_ROLES, &role("ClusterRole", "system:odd-name.", json!([]))).await.ok(201);
+    server.get(&format!("{CLUSTER_ROLES}/system:odd-name.")).await.ok(200);
+    server.post(CLUSTER_ROLES, &role("ClusterRole", "a%2Fb", json!([]))).await.refused(422, "Invalid");
+    let good = binding("RoleBinding", "b", ("ClusterRole", "system:odd-name."), "alice");
+    let changed = |pointer: &str, value: Value| {
+        let mut changed = good.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        changed
+    };
+    for (wrong, wanted) in [
+        (changed("/roleRef/kind", json!("Rôle")), "roleRef.kind"),
+        (changed("/roleRef/apiGroup", json!("x")), "roleRef.apiGroup"),
+        (changed("/roleRef/name", json!("")), "roleRef.name"),
+        (changed("/subjects/0/kind", json!("Robot")), "subjects[0].kind"),
+        (changed("/subjects/0/name", json!("")), "subjects[0].name"),
+        (changed("/subjects/0", json!({ "kind": "ServiceAccount", "name": "a" })), "subjects[0].namespace"),
+        (changed("/subjects/0", json!({ "kind": "Group", "name": "a", "apiGroup": "x" })), "subjects[0].apiGroup"),
+    ] {
+        assert_eq!(field(server.post(BINDINGS, &wrong).await.refused(422, "Invalid")), wanted);
+    }
+    server.post(BINDINGS, &good).await.ok(201);
+    let other = json!({ "roleRef": { "name": "cluster-admin" } });
+    let status = server.patch(&format!("{BINDINGS}/b"), MERGE, &other).await.refused(422, "Invalid");
+    assert!(status["message"].as_str().unwrap().contains("cannot change roleRef"), "{status}");
+    let cluster = binding("ClusterRoleBinding", "b", ("Role", "r"), "alice");
+    assert_eq!(field(server.post(CLUSTER_BINDINGS, &cluster).await.refused(422, "Invalid")), "roleRef.kind");
+    assert_eq!(server.get(&format!("{RBAC}/rolebindings")).await.ok(200)["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_roles_that_are_there_from_the_start_can_be_used_with_kubectl() {
+    let server = start().await;
+    let listed = server.kubectl_ok(&["get", "clusterroles"], "").await;
+    assert!(listed.contains("cluster-admin") && listed.contains("system:basic-user") && listed.contains("system:discovery"), "{listed}");
+    let mut verbs = rule(&["get", "list", "create", "patch"], &["virtualmachines"]);
+    server.kubectl_ok(&["apply", "-f", "-"], &role("ClusterRole", "vms", json!([verbs])).to_string()).await;
+    server.kubectl_ok(&["apply", "-f", "-"], &binding("RoleBinding", "alice", ("ClusterRole", "vms"), "alice").to_string()).await;
+    let wide = server.kubectl_ok(&["get", "rolebinding", "alice", "-o", "wide"], "").await;
+    assert!(wide.contains("vms") && wide.contains("alice"), "{wide}");
+    let alice = server.seen_by("alice", &[]).await;
+    assert!(alice.kubectl_ok(&["apply", "-f", "-"], &common::vm("web", "1Gi")).await.contains("created"));
+    let (success, text) = alice.kubectl(&["delete", "vm", "web"], "").await;
+    let says = "Error from server (Forbidden): virtualmachines.basalt.dev \"web\" is forbidden: User \"alice\" cannot delete resource \"virtualmachines\" in API group \"basalt.dev\" in the namespace \"default\"";
+    assert!(!success && text.contains(says), "{text}");
+    verbs["verbs"].as_array_mut().unwrap().push("delete".into());
+    server.kubectl_ok(&["apply", "-f", "-"], &role("ClusterRole", "vms", json!([verbs])).to_string()).await;
+    alice.kubectl_ok(&["delete", "vm", "web"], "").await;
+}
