@@ -174,40 +174,36 @@ impl Check {
             below if below.starts_with('[') => format!("{path}{below}"),
             below => join(path, below),
         };
-        let told = match rule.program.run(this.clone(), that.clone(), &mut self.meter) {
+        let (over, told) = match rule.program.run(this.clone(), that.clone(), &mut self.meter) {
             Ok(Val::Bool(true)) => return,
-            Ok(Val::Bool(false)) => rule.failed(&this, &that, &mut self.meter),
-            Ok(other) => format!("cel expression evaluated to a {} and not to a bool, evaluating rule: {}", other.type_name(), rule.text),
-            Err(Failure::Budget) => {
-                self.over = true;
-                let told = "validation failed due to running out of cost budget, no further validation rules will be run";
-                self.cause(CauseReason::FieldValueInvalid, path, new, told.into());
-                return;
+            Ok(Val::Bool(false)) => {
+                // A value that is more than a line is not shown.
+                let shown = (!new.is_object() && !new.is_array()).then(|| short(new));
+                let told = rule.failed(&this, &that, &mut self.meter);
+                return self.cause(rule.reason, &field, shown, &told);
             }
+            Ok(other) => (false, format!("it evaluated to a {} and not to a bool, evaluating rule: {}", other.type_name(), rule.text)),
+            Err(Failure::Wrong(why)) => (false, format!("{why} evaluating rule: {}", rule.text)),
             Err(Failure::Call) => {
-                self.over = true;
-                let told = format!("call cost exceeds limit for rule: {}, no further validation rules will be run", rule.text);
-                self.cause(CauseReason::FieldValueInvalid, path, new, told);
-                return;
+                (true, format!("no further validation rules will be run due to call cost exceeds limit for rule: {}", rule.text))
             }
-            Err(Failure::Wrong(why)) => {
-                let told = format!("{why} evaluating rule: {}", rule.text);
-                self.cause(CauseReason::FieldValueInvalid, path, new, told);
-                return;
+            Err(Failure::Budget) => {
+                (true, "validation failed due to running out of cost budget, no further validation rules will be run".to_owned())
             }
         };
-        self.cause(rule.reason, &field, new, told);
+        self.over = over;
+        self.cause(CauseReason::FieldValueInvalid, path, Some(format!("{:?}", type_of(new))), &told);
     }
 
-    fn cause(&mut self, reason: CauseReason, field: &str, value: &Value, told: String) {
-        let shown = if value.is_object() || value.is_array() { format!("{:?}", type_of(value)) } else { short(value) };
-        let message = match reason {
-            CauseReason::FieldValueForbidden => format!("Forbidden: {told}"),
-            CauseReason::FieldValueRequired => format!("Required value: {told}"),
-            CauseReason::FieldValueDuplicate => format!("Duplicate value: {shown}: {told}"),
-            _ => format!("Invalid value: {shown}: {told}"),
+    fn cause(&mut self, reason: CauseReason, field: &str, value: Option<String>, told: &str) {
+        let with_value = |what: &str| value.map_or_else(|| what.to_owned(), |value| format!("{what}: {value}"));
+        let what = match reason {
+            CauseReason::FieldValueForbidden => "Forbidden".to_owned(),
+            CauseReason::FieldValueRequired => "Required value".to_owned(),
+            CauseReason::FieldValueDuplicate => with_value("Duplicate value"),
+            _ => with_value("Invalid value"),
         };
         let field = if field.is_empty() { "<nil>" } else { field };
-        self.causes.push(Cause { reason, message, field: field.to_owned() });
+        self.causes.push(Cause { reason, message: format!("{what}: {told}"), field: field.to_owned() });
     }
 }

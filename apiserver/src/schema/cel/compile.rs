@@ -41,6 +41,26 @@ type Compiled<'n> = Result<(Expr, Shape<'n>), String>;
 
 const BOOL: Shape<'static> = Shape::Of(Kind::Bool);
 
+const TYPES: [&str; 17] = [
+    "bool",
+    "int",
+    "uint",
+    "double",
+    "string",
+    "bytes",
+    "list",
+    "map",
+    "null_type",
+    "type",
+    "optional_type",
+    "google.protobuf.Duration",
+    "google.protobuf.Timestamp",
+    "kubernetes.Quantity",
+    "kubernetes.URL",
+    "net.IP",
+    "net.CIDR",
+];
+
 impl<'n> Compiler<'n> {
     fn expr(&mut self, tree: &IdedExpr) -> Compiled<'n> {
         if self.depth >= MAX_DEPTH {
@@ -61,6 +81,9 @@ impl<'n> Compiler<'n> {
             Ast::Literal(value) => Ok(literal(value)),
             Ast::Ident(name) => self.ident(name),
             Ast::Select(select) => {
+                if let Some(known) = self.type_name(tree) {
+                    return Ok((Expr::Const(Val::Type(known)), Shape::Any));
+                }
                 let (of, shape) = self.expr(&select.operand)?;
                 let field = field(&select.field);
                 let shape = shape.field(&field)?;
@@ -94,11 +117,26 @@ impl<'n> Compiler<'n> {
             self.uses_old |= place == 1;
             return Ok((Expr::Var(place), self.names[place].1));
         }
-        const TYPES: [&str; 11] = ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type", "optional_type"];
         match TYPES.into_iter().find(|known| *known == name) {
             Some(known) => Ok((Expr::Const(Val::Type(known)), Shape::Any)),
             None => Err(format!("undeclared reference to '{name}'")),
         }
+    }
+
+    /// The type that a name with dots stands for.
+    fn type_name(&self, tree: &IdedExpr) -> Option<&'static str> {
+        let (mut tree, mut names) = (&tree.expr, Vec::new());
+        while let Ast::Select(select) = tree {
+            names.push(select.field.as_str());
+            tree = &select.operand.expr;
+        }
+        match tree {
+            Ast::Ident(name) if !self.names.iter().any(|(known, _)| known == name) => names.push(name),
+            _ => return None,
+        }
+        names.reverse();
+        let name = names.join(".");
+        TYPES.into_iter().find(|known| *known == name)
     }
 
     fn call(&mut self, call: &CallExpr) -> Compiled<'n> {
@@ -125,7 +163,12 @@ impl<'n> Compiler<'n> {
             }
             (operators::INDEX, None, [of, at]) => {
                 let (of, shape) = self.expr(of)?;
-                let at = self.boxed(at)?;
+                let (at, key) = self.expr(at)?;
+                if let (Some(of @ Kind::Object), key) = (shape.kind(), key.kind()) {
+                    let key = key.map_or("dyn", Kind::name);
+                    return Err(format!("found no matching overload for '_[_]' applied to '({}, {key})'", of.name()));
+                }
+                let at = Box::new(at);
                 Ok((Expr::Index { of: Box::new(of), at, optional: false }, shape.item()))
             }
             (operators::OPT_INDEX, None, [of, at]) => {
@@ -184,7 +227,8 @@ impl<'n> Compiler<'n> {
         match (operator, a, b) {
             (Operator::In, Some(a), Some(b)) if !matches!(b, Kind::List | Kind::Map) => return Err(mismatch(a, b)),
             (Operator::In, _, _) => {}
-            (_, Some(a), Some(b)) if a != b => return Err(mismatch(a, b)),
+            (_, Some(a), Some(b)) if a == b || (operator.orders() && a.is_number() && b.is_number()) => {}
+            (_, Some(a), Some(b)) => return Err(mismatch(a, b)),
             _ => {}
         }
         let shape = match (operator.compares(), a) {
@@ -210,6 +254,9 @@ impl<'n> Compiler<'n> {
             ("filter", 2) => (LoopKind::Filter, 1, false),
             ("map", count @ (2 | 3)) => (LoopKind::Map, 1, count == 3),
             ("transformList", count @ (3 | 4)) => (LoopKind::Map, 2, count == 4),
+            ("transformMap", count @ (3 | 4)) => (LoopKind::MapValues, 2, count == 4),
+            ("transformMapEntry", count @ (3 | 4)) => (LoopKind::MapEntries, 2, count == 4),
+            ("sortBy", 2) => (LoopKind::SortBy, 1, false),
             ("optMap" | "optFlatMap", 2) => {
                 let Some(names) = variables(1) else { return Err(format!("{name}() must be told the name of a variable")) };
                 let of = self.boxed(target)?;
@@ -235,9 +282,14 @@ impl<'n> Compiler<'n> {
         let (filter, body) = self.within(names.into_iter().zip(shapes).collect(), |compiler| {
             let filter = if filtered { Some(compiler.bool(&args[count])?) } else { None };
             let body = &args[count + usize::from(filtered)];
-            Ok((filter, if kind == LoopKind::Map { compiler.expr(body)?.0 } else { compiler.bool(body)? }))
+            let asks = matches!(kind, LoopKind::All | LoopKind::Exists | LoopKind::ExistsOne | LoopKind::Filter);
+            Ok((filter, if asks { compiler.bool(body)? } else { compiler.expr(body)?.0 }))
         })?;
-        let shape = if matches!(kind, LoopKind::Map | LoopKind::Filter) { Shape::Of(Kind::List) } else { BOOL };
+        let shape = match kind {
+            LoopKind::All | LoopKind::Exists | LoopKind::ExistsOne => BOOL,
+            LoopKind::Map | LoopKind::Filter | LoopKind::SortBy => Shape::Of(Kind::List),
+            LoopKind::MapValues | LoopKind::MapEntries => Shape::Of(Kind::Map),
+        };
         Ok(Some((Expr::Loop(Box::new(Loop { kind, range, pairs: count == 2, filter, body })), shape)))
     }
 
@@ -256,10 +308,6 @@ impl<'n> Compiler<'n> {
         {
             return self.function(&format!("{space}.{name}"), false, args);
         }
-        if let ("matches", [IdedExpr { expr: Ast::Literal(LiteralValue::String(pattern)), .. }]) = (name, args) {
-            let pattern = functions::pattern(pattern.inner())?;
-            return Ok((Expr::Matches { text: self.boxed(target)?, pattern }, BOOL));
-        }
         let mut all = vec![target.clone()];
         all.extend_from_slice(args);
         self.function(name, true, &all)
@@ -273,7 +321,17 @@ impl<'n> Compiler<'n> {
                 format!("undeclared reference to '{name}'")
             });
         };
-        let args: Vec<Expr> = args.iter().map(|arg| self.expr(arg).map(|(expr, _)| expr)).collect::<Result<_, _>>()?;
+        if let ("duration" | "timestamp", [IdedExpr { expr: Ast::Literal(LiteralValue::String(text)), .. }]) = (name, args)
+            && !functions::time::is_one(name, text.inner())
+        {
+            return Err(format!("invalid {name} argument"));
+        }
+        let mut args: Vec<Expr> = args.iter().map(|arg| self.expr(arg).map(|(expr, _)| expr)).collect::<Result<_, _>>()?;
+        if let ("matches" | "find" | "findAll", Some(pattern)) = (name, args.get_mut(1))
+            && let Expr::Const(Val::Text(text)) = pattern
+        {
+            *pattern = Expr::Const(Val::Pattern(functions::pattern(text)?));
+        }
         Ok((Expr::Call { function, args }, Shape::Any))
     }
 }
@@ -286,7 +344,7 @@ fn literal(value: &LiteralValue) -> (Expr, Shape<'static>) {
         LiteralValue::Double(value) => (Val::Double(*value.inner()), Shape::Of(Kind::Double)),
         LiteralValue::String(value) => (Val::text(value.inner()), Shape::Of(Kind::Text)),
         LiteralValue::Bytes(value) => (Val::Bytes(value.inner().into()), Shape::Any),
-        LiteralValue::Null => (Val::Null, Shape::Any),
+        LiteralValue::Null => (Val::Null, Shape::Of(Kind::Null)),
     };
     (Expr::Const(value), shape)
 }

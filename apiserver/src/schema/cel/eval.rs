@@ -5,7 +5,6 @@ use super::{
     operators::{self, Operator},
     value::{contains, equal},
 };
-use regex::Regex;
 use std::sync::Arc;
 
 /// A compiled expression. Variables are places: `self` is the first, `oldSelf` the second, then those of the loops around.
@@ -45,10 +44,6 @@ pub enum Expr {
         body: Box<Expr>,
         flat: bool,
     },
-    Matches {
-        text: Box<Expr>,
-        pattern: Regex,
-    },
     Call {
         function: &'static functions::Function,
         args: Vec<Expr>,
@@ -70,6 +65,12 @@ pub enum LoopKind {
     ExistsOne,
     Map,
     Filter,
+    /// The values of a map's entries made anew.
+    MapValues,
+    /// Entries made anew: the body gives a map of them.
+    MapEntries,
+    /// Items in the order of what the body gives.
+    SortBy,
 }
 
 /// A loop over the items of a list or the entries of a map.
@@ -169,13 +170,6 @@ impl<'a, 'm> Run<'a, 'm> {
                 }
                 other => Err(Failure::overload("optMap", &[other])),
             },
-            Expr::Matches { text, pattern } => match self.value(text)? {
-                Val::Text(text) => {
-                    self.meter.charge(functions::match_cost(&text, pattern.as_str()))?;
-                    Ok(Val::Bool(pattern.is_match(&text)))
-                }
-                other => Err(Failure::overload("matches", &[other])),
-            },
             Expr::Call { function, args } => {
                 let mut values = Vec::with_capacity(args.len());
                 for arg in args {
@@ -229,14 +223,20 @@ impl<'a, 'm> Run<'a, 'm> {
                 (other, true) => return Err(Failure::overload("{?_: _}", &[other])),
                 (value, false) => value,
             };
-            for (other, _) in &map {
-                if equal(other, &key, self.meter)? {
-                    return Err(Failure::wrong("Failed with repeated key"));
-                }
-            }
+            self.refuse_repeated(&map, &key)?;
             map.push((key, value));
         }
         Ok(Val::Map(Arc::new(map)))
+    }
+
+    fn refuse_repeated(&mut self, entries: &[(Val<'a>, Val<'a>)], key: &Val<'a>) -> Result<(), Failure> {
+        for (other, _) in entries {
+            self.meter.charge(1)?;
+            if equal(other, key, self.meter)? {
+                return Err(Failure::wrong("Failed with repeated key"));
+            }
+        }
+        Ok(())
     }
 
     fn loop_over(&mut self, of: &Loop) -> Outcome<'a> {
@@ -248,12 +248,12 @@ impl<'a, 'm> Run<'a, 'm> {
             (None, None) => return Err(Failure::overload("range", &[range])),
         };
         let keys_alone = !of.pairs && range.is_map();
-        let (mut kept, mut count, mut failure) = (Vec::new(), 0, None);
+        let (mut kept, mut kept_pairs, mut count, mut failure) = (Vec::new(), Vec::new(), 0, None);
         for (key, item) in pairs {
             let before = self.vars.len();
             let shown = if keys_alone { key.clone() } else { item.clone() };
             if of.pairs {
-                self.vars.push(key);
+                self.vars.push(key.clone());
             }
             self.vars.push(shown.clone());
             let step = self.step(of);
@@ -261,6 +261,15 @@ impl<'a, 'm> Run<'a, 'm> {
             match (of.kind, step) {
                 (_, Ok(None)) => {}
                 (LoopKind::Map, Ok(Some(value))) => kept.push(value),
+                (LoopKind::SortBy, Ok(Some(value))) => kept_pairs.push((value, shown)),
+                (LoopKind::MapValues, Ok(Some(value))) => kept_pairs.push((key, value)),
+                (LoopKind::MapEntries, Ok(Some(made))) => {
+                    let Some(entries) = made.entries() else { return Err(Failure::overload("transformMapEntry", &[made])) };
+                    for (key, value) in entries {
+                        self.refuse_repeated(&kept_pairs, &key)?;
+                        kept_pairs.push((key, value));
+                    }
+                }
                 (LoopKind::All, Ok(Some(Val::Bool(false)))) => return Ok(Val::Bool(false)),
                 (LoopKind::Exists, Ok(Some(Val::Bool(true)))) => return Ok(Val::Bool(true)),
                 (LoopKind::ExistsOne, Ok(Some(Val::Bool(true)))) => count += 1,
@@ -278,6 +287,8 @@ impl<'a, 'm> Run<'a, 'm> {
             (LoopKind::Exists, None) => Ok(Val::Bool(false)),
             (LoopKind::ExistsOne, None) => Ok(Val::Bool(count == 1)),
             (LoopKind::Map | LoopKind::Filter, None) => Ok(Val::list(kept)),
+            (LoopKind::MapValues | LoopKind::MapEntries, None) => Ok(Val::Map(Arc::new(kept_pairs))),
+            (LoopKind::SortBy, None) => functions::sort_by(kept_pairs, self.meter).map(Val::list),
         }
     }
 

@@ -4,6 +4,7 @@ use super::{
     Failure, Meter, Outcome, Val,
     value::{compare, equal},
 };
+use crate::schema::ListType;
 use jiff::SignedDuration;
 use std::{cmp::Ordering, sync::Arc};
 
@@ -60,6 +61,11 @@ impl Operator {
             Self::In,
         ];
         all.into_iter().find(|operator| operator.name() == name)
+    }
+
+    /// It tells which of two comes first.
+    pub fn orders(self) -> bool {
+        matches!(self, Self::Less | Self::LessEqual | Self::Greater | Self::GreaterEqual)
     }
 
     /// It tells true or false.
@@ -130,13 +136,53 @@ pub fn add<'a>(a: Val<'a>, b: Val<'a>, meter: &mut Meter) -> Outcome<'a> {
         (Val::List(_) | Val::Items(..), Val::List(_) | Val::Items(..)) => {
             meter.charge(a.weight() + b.weight())?;
             let mut items = a.items().unwrap_or_default();
-            items.extend(b.items().unwrap_or_default());
+            let more = b.items().unwrap_or_default();
+            match a.list_type() {
+                None | Some(ListType::Atomic) => items.extend(more),
+                Some(kind) => merge(&mut items, more, kind, meter)?,
+            }
             Ok(Val::List(Arc::new(items)))
         }
         (Val::Duration(x), Val::Duration(y)) => x.checked_add(*y).map(Val::Duration).ok_or_else(|| Failure::wrong("integer overflow")),
         (Val::Time(time), Val::Duration(duration)) | (Val::Duration(duration), Val::Time(time)) => moved(*time, *duration),
         _ => number(Operator::Add, &a, &b, i64::checked_add, u64::checked_add, |x, y| x + y),
     }
+}
+
+/// Puts items into a set, or into a list in whose items those with the same keys are replaced.
+fn merge<'a>(items: &mut Vec<Val<'a>>, more: Vec<Val<'a>>, kind: &ListType, meter: &mut Meter) -> Result<(), Failure> {
+    for new in more {
+        let mut place = None;
+        for (index, item) in items.iter().enumerate() {
+            meter.charge(1)?;
+            let same = match kind {
+                ListType::Map(keys) => same_keys(item, &new, keys, meter)?,
+                _ => equal(item, &new, meter)?,
+            };
+            if same {
+                place = Some(index);
+                break;
+            }
+        }
+        match place {
+            Some(index) => items[index] = new,
+            None => items.push(new),
+        }
+    }
+    Ok(())
+}
+
+fn same_keys(a: &Val<'_>, b: &Val<'_>, keys: &[String], meter: &mut Meter) -> Result<bool, Failure> {
+    for key in keys {
+        let same = match (a.field(key), b.field(key)) {
+            (Some(a), Some(b)) => equal(&a, &b, meter)?,
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn subtract<'a>(a: &Val<'a>, b: &Val<'a>) -> Outcome<'a> {

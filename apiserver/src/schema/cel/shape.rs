@@ -13,8 +13,8 @@ pub enum Shape<'n> {
     Node(&'n Node),
     /// The same, and it is an object with apiVersion, kind and metadata.
     Whole(&'n Node),
-    /// It is the metadata of an object, of which name and generateName are known.
-    Metadata,
+    /// It is the metadata of an object: name and generateName, and what the schema says of it besides.
+    Metadata(Option<&'n Node>),
     /// It is of this type.
     Of(Kind),
 }
@@ -29,6 +29,9 @@ pub enum Kind {
     Text,
     List,
     Map,
+    /// An object, whose fields its schema names.
+    Object,
+    Null,
 }
 
 impl Kind {
@@ -42,7 +45,14 @@ impl Kind {
             Self::Text => "string",
             Self::List => "list",
             Self::Map => "map",
+            Self::Object => "object",
+            Self::Null => "null",
         }
+    }
+
+    /// Values of it are compared with those of the other types of numbers.
+    pub fn is_number(self) -> bool {
+        matches!(self, Self::Int | Self::Uint | Self::Double)
     }
 }
 
@@ -52,10 +62,11 @@ impl<'n> Shape<'n> {
         match self {
             Self::Any => None,
             Self::Of(kind) => Some(kind),
-            Self::Whole(_) | Self::Metadata => Some(Kind::Map),
-            Self::Node(node) if node.int_or_string || node.preserve_unknown => None,
+            Self::Whole(_) | Self::Metadata(_) => Some(Kind::Object),
+            Self::Node(node) if node.int_or_string => None,
             Self::Node(node) => match node.type_.as_str() {
-                "object" => Some(Kind::Map),
+                "object" if node.additional.is_some() => Some(Kind::Map),
+                "object" => Some(Kind::Object),
                 "array" => Some(Kind::List),
                 "boolean" => Some(Kind::Bool),
                 "integer" => Some(Kind::Int),
@@ -70,26 +81,26 @@ impl<'n> Shape<'n> {
     pub fn field(self, field: &Field) -> Result<Self, String> {
         let undefined = || Err(format!("undefined field '{}'", field.written));
         let node = match self {
-            Self::Metadata if ["name", "generateName"].contains(&&*field.name) => return Ok(Self::Of(Kind::Text)),
-            Self::Metadata => return undefined(),
+            Self::Metadata(_) if ["name", "generateName"].contains(&&*field.name) => return Ok(Self::Of(Kind::Text)),
+            Self::Metadata(Some(node)) => node,
+            Self::Metadata(None) => return undefined(),
             Self::Whole(node) => match &*field.name {
                 "apiVersion" | "kind" => return Ok(Self::Of(Kind::Text)),
-                "metadata" => return Ok(Self::Metadata),
+                "metadata" => return Ok(Self::Metadata(node.properties.get("metadata"))),
                 _ => node,
             },
             Self::Node(node) => node,
             Self::Any | Self::Of(Kind::Map) => return Ok(Self::Any),
             Self::Of(kind) => return Err(format!("type '{}' does not support field selection", kind.name())),
         };
-        if let Some(property) = node.properties.get(&*field.name) {
-            return Ok(property.shape());
-        }
-        match (&node.additional, self.kind()) {
-            (Some(additional), _) => Ok(additional.shape()),
-            (None, _) if node.preserve_unknown => Ok(Self::Any),
-            (None, Some(Kind::Map)) => undefined(),
-            (None, Some(kind)) => Err(format!("type '{}' does not support field selection", kind.name())),
-            (None, None) => Ok(Self::Any),
+        // As in Kubernetes: of what no schema is known, nothing is to be asked for.
+        match (node.properties.get(&*field.name), &node.additional, self.kind()) {
+            (Some(property), _, _) if property.is_typed() => Ok(property.shape()),
+            (Some(_), _, _) => undefined(),
+            (None, Some(additional), _) => Ok(additional.shape()),
+            (None, None, Some(Kind::Object)) => undefined(),
+            (None, None, Some(kind)) => Err(format!("type '{}' does not support field selection", kind.name())),
+            (None, None, None) => Ok(Self::Any),
         }
     }
 
@@ -112,6 +123,12 @@ impl<'n> Shape<'n> {
 }
 
 impl Node {
+    /// It is known what it is, and its items and entries too.
+    fn is_typed(&self) -> bool {
+        let within = self.items.as_deref().into_iter().chain(self.additional.as_deref());
+        self.int_or_string || (!self.type_.is_empty() && within.into_iter().all(Node::is_typed))
+    }
+
     /// The shape of what has this schema.
     pub(super) fn shape(&self) -> Shape<'_> {
         if self.embedded { Shape::Whole(self) } else { Shape::Node(self) }

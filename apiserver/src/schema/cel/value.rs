@@ -7,6 +7,7 @@ use super::{
 };
 use crate::schema::{ListType, Node};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use regex::Regex;
 use serde_json::{Map, Value};
 use std::{cmp::Ordering, net::IpAddr, ops::Deref, sync::Arc};
 
@@ -35,6 +36,8 @@ pub enum Val<'a> {
     Cidr(Cidr),
     Optional(Option<Arc<Val<'a>>>),
     Type(&'static str),
+    /// A pattern that was compiled with the expression.
+    Pattern(Regex),
 }
 
 /// A text: the document's, or one that was made.
@@ -132,6 +135,14 @@ impl<'a> Val<'a> {
         }
     }
 
+    /// What a list of the document is, if it is more than a list.
+    pub fn list_type(&self) -> Option<&'a ListType> {
+        match self {
+            Self::Items(_, Some(node)) => Some(&node.list).filter(|list| !matches!(list, ListType::Atomic)),
+            _ => None,
+        }
+    }
+
     /// An item of a list.
     pub fn item(&self, index: usize) -> Option<Val<'a>> {
         match self {
@@ -158,9 +169,11 @@ impl<'a> Val<'a> {
     /// The value of a key; `None` if it is not there, or if this is no map.
     pub fn entry(&self, key: &Val<'_>) -> Option<Val<'a>> {
         match (self, key) {
-            (Self::Fields(fields, node), Val::Text(name)) => {
-                fields.get(&**name).map(|value| Val::of(value, node.and_then(|n| n.field(name))))
-            }
+            // A field that is null counts as absent; an entry of a map does not.
+            (Self::Fields(fields, node), Val::Text(name)) => fields
+                .get(&**name)
+                .filter(|value| !(value.is_null() && node.is_some_and(|n| n.properties.contains_key(&**name))))
+                .map(|value| Val::of(value, node.and_then(|n| n.field(name)))),
             (Self::Map(entries), _) => entries.iter().find(|(k, _)| same_key(k, key)).map(|(_, value)| value.clone()),
             _ => None,
         }
@@ -196,6 +209,7 @@ impl<'a> Val<'a> {
             Self::Cidr(_) => "net.CIDR",
             Self::Optional(_) => "optional_type",
             Self::Type(_) => "type",
+            Self::Pattern(_) => "string",
         }
     }
 }
@@ -252,11 +266,14 @@ pub fn equal(a: &Val<'_>, b: &Val<'_>, meter: &mut Meter) -> Result<bool, Failur
     }
     match (a, b) {
         (Val::Null, Val::Null) => Ok(true),
-        (Val::Items(x, Some(node)), Val::Items(y, Some(_))) if !matches!(node.list, ListType::Atomic) => equal_unordered(x, y, node, meter),
         (Val::Items(..) | Val::List(_), Val::Items(..) | Val::List(_)) => {
+            let unordered = a.list_type().is_some() || b.list_type().is_some();
             let (a, b) = (a.items().unwrap_or_default(), b.items().unwrap_or_default());
             if a.len() != b.len() {
                 return Ok(false);
+            }
+            if unordered {
+                return equal_unordered(&a, &b, meter);
             }
             for (a, b) in a.iter().zip(&b) {
                 if !equal(a, b, meter)? {
@@ -290,26 +307,25 @@ pub fn equal(a: &Val<'_>, b: &Val<'_>, meter: &mut Meter) -> Result<bool, Failur
 }
 
 /// Sets, and lists whose items have keys, are the same in whatever order.
-fn equal_unordered(a: &[Value], b: &[Value], node: &Node, meter: &mut Meter) -> Result<bool, Failure> {
-    if a.len() != b.len() {
-        return Ok(false);
-    }
-    let item = node.items.as_deref();
-    for (index, value) in a.iter().enumerate() {
+fn equal_unordered(a: &[Val<'_>], b: &[Val<'_>], meter: &mut Meter) -> Result<bool, Failure> {
+    for (index, item) in a.iter().enumerate() {
         // They are mostly in the same order.
-        let mut found = equal(&Val::of(value, item), &Val::of(&b[index], item), meter)?;
-        for other in b.iter().take(if found { 0 } else { b.len() }) {
-            meter.charge(1)?;
-            if node.list.same_item(value, other) && equal(&Val::of(value, item), &Val::of(other, item), meter)? {
-                found = true;
-                break;
-            }
-        }
-        if !found {
+        if !equal(item, &b[index], meter)? && position(b, item, meter)?.is_none() {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Where a value is in a list.
+pub fn position(items: &[Val<'_>], value: &Val<'_>, meter: &mut Meter) -> Result<Option<usize>, Failure> {
+    for (index, item) in items.iter().enumerate() {
+        meter.charge(1)?;
+        if equal(item, value, meter)? {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
 }
 
 /// `a` is among the items of a list, or the keys of a map.
@@ -319,11 +335,5 @@ pub fn contains<'a>(range: &Val<'a>, value: &Val<'a>, meter: &mut Meter) -> Outc
         return Ok(Val::Bool(range.entry(value).is_some()));
     }
     let Some(items) = range.items() else { return Err(Failure::overload("@in", &[value.clone(), range.clone()])) };
-    for item in &items {
-        meter.charge(1)?;
-        if equal(item, value, meter)? {
-            return Ok(Val::Bool(true));
-        }
-    }
-    Ok(Val::Bool(false))
+    Ok(Val::Bool(position(&items, value, meter)?.is_some()))
 }

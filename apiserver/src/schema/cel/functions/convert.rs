@@ -34,7 +34,7 @@ fn failed<'a>(from: &Val<'_>, to: &str) -> Converted<'a> {
     Err(Failure::wrong(format!("type conversion error from '{}' to '{to}'", from.type_name())))
 }
 
-fn text_of<'a>(value: &Val<'a>) -> Converted<'a> {
+pub fn text_of<'a>(value: &Val<'a>) -> Converted<'a> {
     Ok(Some(match value {
         text @ Val::Text(_) => text.clone(),
         Val::Bool(value) => Val::text(if *value { "true" } else { "false" }),

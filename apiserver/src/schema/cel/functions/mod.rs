@@ -1,6 +1,7 @@
 //! The functions that expressions may call: the language's own, and those that Kubernetes adds.
 
 mod convert;
+mod format;
 mod lists;
 pub mod net;
 mod optional;
@@ -8,6 +9,8 @@ pub mod quantity;
 mod strings;
 pub mod time;
 pub mod url;
+
+pub use lists::sort_by;
 
 use super::{Failure, Meter, Val};
 use regex::{Regex, RegexBuilder};
@@ -73,13 +76,16 @@ pub fn pattern(text: &str) -> Result<Regex, String> {
     })
 }
 
-/// Compiles a pattern while evaluating.
-fn pattern_now(text: &str, meter: &mut Meter) -> Result<Regex, Failure> {
-    meter.charge(PATTERN_COST)?;
-    pattern(text).map_err(Failure::Wrong)
-}
-
-/// What it costs to try a pattern on a text.
-pub fn match_cost(text: &str, pattern: &str) -> u64 {
-    (text.len() as u64 / 10 + 1).saturating_mul(pattern.len() as u64 / 4 + 1)
+/// A pattern that is tried on a text, compiled now if it was not known before; nothing if the value is no pattern.
+fn pattern_for(text: &str, value: &Val<'_>, meter: &mut Meter) -> Result<Option<Regex>, Failure> {
+    let pattern = match value {
+        Val::Pattern(pattern) => pattern.clone(),
+        Val::Text(source) => {
+            meter.charge(PATTERN_COST)?;
+            pattern(source).map_err(Failure::Wrong)?
+        }
+        _ => return Ok(None),
+    };
+    meter.charge((text.len() as u64 / 10 + 1).saturating_mul(pattern.as_str().len() as u64 / 4 + 1))?;
+    Ok(Some(pattern))
 }

@@ -10,6 +10,8 @@ pub const FUNCTIONS: &[Function] = &[
         let zero = match &args[0] {
             Val::Null | Val::Bool(false) | Val::Int(0) | Val::Uint(0) | Val::Duration(0) => true,
             Val::Double(number) => *number == 0.0,
+            // The first second of the first year, which Go takes for no time.
+            Val::Time(time) => time.as_second() == -62_135_596_800 && time.subsec_nanosecond() == 0,
             other => other.size() == Some(0),
         };
         Ok(Some(Val::optional((!zero).then(|| args[0].clone()))))

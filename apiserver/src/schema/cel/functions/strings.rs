@@ -1,6 +1,6 @@
 //! Texts. Places in them are counted in code points.
 
-use super::{Function, global, lists, match_cost, member, pattern_now};
+use super::{Function, format, global, lists, member, pattern_for};
 use crate::schema::cel::{Failure, Meter, Val};
 
 type Made<'a> = Result<Option<Val<'a>>, Failure>;
@@ -14,7 +14,17 @@ pub const FUNCTIONS: &[Function] = &[
     member("lowerAscii", 1..=1, |meter, args| made(meter, args, |text| text.to_ascii_lowercase())),
     member("upperAscii", 1..=1, |meter, args| made(meter, args, |text| text.to_ascii_uppercase())),
     member("trim", 1..=1, |meter, args| made(meter, args, |text| text.trim().to_owned())),
-    member("reverse", 1..=1, |meter, args| made(meter, args, |text| text.chars().rev().collect())),
+    member("reverse", 1..=1, |meter, args| match args[0].items() {
+        Some(mut items) => {
+            items.reverse();
+            Ok(Some(Val::list(items)))
+        }
+        None => made(meter, args, |text| text.chars().rev().collect()),
+    }),
+    member("format", 2..=2, |meter, args| match (&args[0], args[1].items()) {
+        (Val::Text(template), Some(values)) => format::format(template, &values, meter).map(|text| Some(Val::text(text))),
+        _ => Ok(None),
+    }),
     member("charAt", 2..=2, |_, args| match args {
         [Val::Text(text), Val::Int(at)] => {
             let at = usize::try_from(*at).map_err(|_| out_of_range(*at))?;
@@ -44,22 +54,19 @@ pub const FUNCTIONS: &[Function] = &[
         _ => Ok(None),
     }),
     member("join", 1..=2, join),
-    member("find", 2..=2, |meter, args| match args {
-        [Val::Text(text), Val::Text(pattern)] => {
-            meter.charge(match_cost(text, pattern))?;
-            let found = pattern_now(pattern, meter)?.find(text).map_or("", |found| found.as_str());
-            Ok(Some(Val::text(found)))
-        }
-        _ => Ok(None),
+    member("find", 2..=2, |meter, args| {
+        let Val::Text(text) = &args[0] else { return Ok(None) };
+        let pattern = pattern_for(text, &args[1], meter)?;
+        Ok(pattern.map(|pattern| Val::text(pattern.find(text).map_or("", |found| found.as_str()))))
     }),
     member("findAll", 2..=3, |meter, args| {
-        let (text, pattern, most) = match args {
-            [Val::Text(text), Val::Text(pattern)] => (text, pattern, usize::MAX),
-            [Val::Text(text), Val::Text(pattern), Val::Int(most)] => (text, pattern, usize::try_from(*most).unwrap_or(usize::MAX)),
-            _ => return Ok(None),
+        let most = match args.get(2) {
+            None => usize::MAX,
+            Some(Val::Int(most)) => usize::try_from(*most).unwrap_or(usize::MAX),
+            Some(_) => return Ok(None),
         };
-        meter.charge(match_cost(text, pattern))?;
-        let pattern = pattern_now(pattern, meter)?;
+        let Val::Text(text) = &args[0] else { return Ok(None) };
+        let Some(pattern) = pattern_for(text, &args[1], meter)? else { return Ok(None) };
         let mut found = Vec::new();
         for part in pattern.find_iter(text).take(most) {
             meter.charge(1)?;
@@ -91,13 +98,8 @@ fn made<'a>(meter: &mut Meter, args: &[Val<'a>], make: fn(&str) -> String) -> Ma
 }
 
 fn matches<'a>(meter: &mut Meter, args: &[Val<'a>]) -> Made<'a> {
-    match args {
-        [Val::Text(text), Val::Text(pattern)] => {
-            meter.charge(match_cost(text, pattern))?;
-            Ok(Some(Val::Bool(pattern_now(pattern, meter)?.is_match(text))))
-        }
-        _ => Ok(None),
-    }
+    let Val::Text(text) = &args[0] else { return Ok(None) };
+    Ok(pattern_for(text, &args[1], meter)?.map(|pattern| Val::Bool(pattern.is_match(text))))
 }
 
 fn substring<'a>(text: &str, from: i64, to: Option<i64>) -> Made<'a> {

@@ -33,7 +33,7 @@ pub const FUNCTIONS: &[Function] = &[
     member("getHours", 1..=2, |_, args| of_either(args, |time| i64::from(time.hour()), |nanos| nanos / HOUR)),
     member("getMinutes", 1..=2, |_, args| of_either(args, |time| i64::from(time.minute()), |nanos| nanos / MINUTE)),
     member("getSeconds", 1..=2, |_, args| of_either(args, |time| i64::from(time.second()), |nanos| nanos / SECOND)),
-    member("getMilliseconds", 1..=2, |_, args| of_either(args, |time| i64::from(time.millisecond()), |nanos| nanos % SECOND / 1_000_000)),
+    member("getMilliseconds", 1..=2, |_, args| of_either(args, |time| i64::from(time.millisecond()), |nanos| nanos / 1_000_000)),
 ];
 
 const SECOND: i64 = 1_000_000_000;
@@ -57,6 +57,11 @@ fn of_either<'a>(args: &[Val<'a>], of_a_time: fn(&Zoned) -> i64, of_a_duration: 
         [Val::Duration(nanos)] => Ok(Some(Val::Int(of_a_duration(*nanos)))),
         args => of_time(args, of_a_time),
     }
+}
+
+/// A text is a duration or a timestamp.
+pub fn is_one(kind: &str, text: &str) -> bool {
+    if kind == "duration" { parse_duration(text).is_some() } else { text.parse::<Timestamp>().is_ok() }
 }
 
 /// `+01:00`, `-3:30`.

@@ -21,7 +21,7 @@ impl Url {
     /// An absolute URI or an absolute path, as Kubernetes takes them.
     fn parse(text: &str) -> Option<Self> {
         if text.starts_with('/') || text.contains("://") {
-            let uri: Uri = text.split('#').next()?.parse().ok()?;
+            let uri: Uri = escape(text.split('#').next()?).parse().ok()?;
             let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
             let host = authority.rsplit('@').next().unwrap_or_default();
             let hostname = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -81,6 +81,12 @@ fn ask<'a>(args: &[Val<'a>], part: fn(&Url) -> &str) -> Made<'a> {
         [Val::Url(url)] => Ok(Some(Val::text(part(url)))),
         _ => Ok(None),
     }
+}
+
+/// What may stand in a URL escaped only, though people write it as it is.
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// `%20` and `+` are what they stand for.
