@@ -257,6 +257,9 @@ async fn a_rule_that_cannot_be_used_makes_the_definition_refused_with_its_place(
         let start = "cannot serve widgets: the schema of spec.list[*] is not usable: ";
         assert!(refused.starts_with(start) && refused.contains(why), "{bad}: {refused}");
     }
+    let many = vec![json!({ "rule": format!("self.n != {}", "1".repeat(1000)) }); 300];
+    let refused = not_served(object(json!({ "n": { "type": "integer" } }), json!(many)), json!({})).await;
+    assert!(refused.contains("is the most that is taken"), "{refused}");
     let within = json!({ "type": "integer", "allOf": [{ "x-kubernetes-validations": [{ "rule": "true" }] }] });
     assert!(not_served(within, json!({})).await.contains("rules do not stand within allOf"));
 }

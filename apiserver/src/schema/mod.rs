@@ -85,6 +85,11 @@ impl ListType {
 impl Schema {
     /// Compiles an OpenAPI v3 schema.
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
+        let length = rules::length(schema);
+        if length > rules::MAX_LENGTH {
+            let reason = format!("its rules are {length} bytes long together, and {} is the most that is taken", rules::MAX_LENGTH);
+            return Err(SchemaError { path: "the object".into(), reason });
+        }
         Ok(Self { root: Node::compile(schema, "", Position::ROOT)? })
     }
 

@@ -10,6 +10,9 @@ use super::{
 use crate::error::{Cause, CauseReason};
 use serde_json::Value;
 
+/// How long all rules of a schema may be together: they are read one after the other, when a definition comes.
+pub const MAX_LENGTH: usize = 256 << 10;
+
 /// A rule.
 #[derive(Debug)]
 pub struct Rule {
@@ -87,6 +90,19 @@ impl Rule {
     }
 }
 
+/// How long all rules of a schema are together.
+pub fn length(schema: &Value) -> usize {
+    let texts = |rule: &Value| ["rule", "messageExpression"].iter().filter_map(|key| Some(rule[*key].as_str()?.len())).sum::<usize>();
+    match schema {
+        Value::Object(fields) => {
+            let rules = fields.get("x-kubernetes-validations").and_then(Value::as_array);
+            rules.into_iter().flatten().map(texts).sum::<usize>() + fields.values().map(length).sum::<usize>()
+        }
+        Value::Array(items) => items.iter().map(length).sum(),
+        _ => 0,
+    }
+}
+
 /// A path such as `.spec.disks` or `.labels['a.b']`, if the schema knows it, without the leading dot.
 fn known_path(path: &str, node: &Node) -> Option<String> {
     let (mut rest, mut node, mut known) = (path, node, String::new());
@@ -138,14 +154,14 @@ impl Check {
         match new {
             Value::Object(fields) => {
                 for (name, value) in fields {
-                    if let Some(property) = node.field(name) {
+                    if let Some(property) = node.field(name).filter(|property| property.has_rules) {
                         let path = if node.properties.contains_key(name) { join(path, name) } else { format!("{path}[{name}]") };
                         self.value(property, value, old.and_then(|old| old.get(name)), &path);
                     }
                 }
             }
             Value::Array(items) => {
-                let Some(item) = &node.items else { return };
+                let Some(item) = node.items.as_deref().filter(|item| item.has_rules) else { return };
                 let olds = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
                 for (index, value) in items.iter().enumerate() {
                     let old = match &node.list {

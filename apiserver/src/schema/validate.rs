@@ -211,7 +211,7 @@ fn has_type(node: &Node, value: &Value) -> bool {
 }
 
 /// A time as all clients read it: jiff alone would take a space for the `T`, leave out the seconds, or add a zone in brackets.
-fn is_rfc3339(text: &str) -> bool {
+pub(super) fn is_rfc3339(text: &str) -> bool {
     let seconds = text.as_bytes().get(..19);
     let shape = b"0000-00-00T00:00:00";
     let alike = |(byte, like): (&u8, &u8)| if *like == b'0' { byte.is_ascii_digit() } else { byte == like };

@@ -77,6 +77,9 @@ fn what_expressions_come_to() {
         "cidr('10.1.2.3/8').masked() == cidr('10.0.0.0/8') && cidr('0.0.0.0/0').containsIP('1.2.3.4') && cidr('10.0.0.1/32').prefixLength() == 32 && string(cidr('::/0').ip()) == '::'",
         "url('https://h:8443/a%20b?x=1&x=2').getHost() == 'h:8443' && url('https://h:8443/a').getPort() == '8443' && url('https://[::1]:80/').getHostname() == '::1'",
         "url('https://h/a?x=1&x=a%20b').getQuery()['x'] == ['1', 'a b'] && isURL('/abs') && !isURL('../x') && url('https://h').getEscapedPath() == '' && url('https://h/a').getScheme() == 'https'",
+        "format.dns1123Label().validate('my-name') == optional.none() && format.dns1123Label().validate('My name').value().size() == 1",
+        "!format.dns1123LabelPrefix().validate('my-').hasValue() && format.dns1035Label().validate('1a').hasValue() && !format.labelValue().validate('a.B').hasValue()",
+        "!format.uuid().validate('123e4567-e89b-12d3-a456-426614174000').hasValue() && format.named('date').value().validate('soon').hasValue() && !format.named('x').hasValue()",
         // What may be absent.
         "self.?a.?b.orValue(0) == 1 && self.?a.?c.orValue(7) == 7 && self.?z.b.orValue('x') == 'x' && !self.?z.hasValue() && self.list[?9].orValue(5) == 5",
         "optional.of(1).optMap(x, x + 1).value() == 2 && !optional.none().optMap(x, x + 1).hasValue() && optional.none().or(optional.of(3)).value() == 3",

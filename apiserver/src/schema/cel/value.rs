@@ -3,7 +3,7 @@
 
 use super::{
     Failure, Meter, Outcome,
-    functions::{net::Cidr, quantity::Quantity, time, url::Url},
+    functions::{named::Format, net::Cidr, quantity::Quantity, time, url::Url},
 };
 use crate::schema::{ListType, Node};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -36,6 +36,7 @@ pub enum Val<'a> {
     Cidr(Cidr),
     Optional(Option<Arc<Val<'a>>>),
     Type(&'static str),
+    Format(&'static Format),
     /// A pattern that was compiled with the expression.
     Pattern(Regex),
 }
@@ -209,6 +210,7 @@ impl<'a> Val<'a> {
             Self::Cidr(_) => "net.CIDR",
             Self::Optional(_) => "optional_type",
             Self::Type(_) => "type",
+            Self::Format(_) => "kubernetes.NamedFormat",
             Self::Pattern(_) => "string",
         }
     }

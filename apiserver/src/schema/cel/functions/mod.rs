@@ -3,6 +3,7 @@
 mod convert;
 mod format;
 mod lists;
+pub mod named;
 pub mod net;
 mod optional;
 pub mod quantity;
@@ -41,9 +42,10 @@ const fn global(name: &'static str, takes: std::ops::RangeInclusive<usize>, body
     Function { name, member: false, takes, body }
 }
 
-static FUNCTIONS: [&[Function]; 8] = [
+static FUNCTIONS: [&[Function]; 9] = [
     convert::FUNCTIONS,
     lists::FUNCTIONS,
+    named::FUNCTIONS,
     net::FUNCTIONS,
     optional::FUNCTIONS,
     quantity::FUNCTIONS,

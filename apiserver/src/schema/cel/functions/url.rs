@@ -40,6 +40,11 @@ impl Url {
     }
 }
 
+/// A text is a URL.
+pub fn is_url(text: &str) -> bool {
+    Url::parse(text).is_some()
+}
+
 type Made<'a> = Result<Option<Val<'a>>, Failure>;
 
 pub const FUNCTIONS: &[Function] = &[
