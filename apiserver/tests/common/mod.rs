@@ -120,6 +120,11 @@ impl Server {
         vms.patch_status(name, &Default::default(), &patch).await.unwrap();
     }
 
+    /// A directory for what clients leave.
+    pub fn scratch(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     fn kubeconfig(&self) -> std::path::PathBuf {
         let path = self.dir.path().join("kubeconfig");
         let text = format!(
