@@ -6,11 +6,12 @@ DEMO_DIR   ?= /var/lib/basalt/demo
 IMAGE_DIR  ?= /var/lib/basalt/images/first-light
 TARGET     := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 GUEST_DIR  ?= $(TARGET)/guest
+KUBECTLS   ?= kubectl
 
-.PHONY: help setup build release demo demo-down test lint manifests bench clean
+.PHONY: help setup build release demo demo-down test lint manifests compatibility bench clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 setup: ## Install what building, testing and the demo need (root)
 	@scripts/setup build test demo
@@ -47,6 +48,10 @@ lint: ## Formatting, clippy without warnings, licences and bans of dependencies
 manifests: ## Write manifests/crds from the types in api/
 	@scripts/setup build
 	@scripts/manifests
+
+compatibility: ## Write docs/compatibility.md from what each kubectl of KUBECTLS prints
+	@scripts/setup build test
+	@scripts/compatibility $(KUBECTLS)
 
 bench: ## Measure, each figure as a ratio against a named reference in the same run (root)
 	@scripts/setup build test demo

@@ -1,7 +1,7 @@
 //! gzip for large answers to those who take it. Watches are never compressed: an event is not to wait for the next one.
 
-use http::Response;
 use axum::body::HttpBody as Body;
+use http::Response;
 use tower_http::{
     CompressionLevel,
     compression::{CompressionLayer, Predicate},

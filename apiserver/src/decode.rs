@@ -1,7 +1,10 @@
 //! Request bodies: JSON and YAML into a value, with errors that say where. Nothing is guessed and nothing is dropped: a key
 //! given twice, a second document or a nesting without end are refused.
 
-use crate::error::{Reason, Status};
+use crate::{
+    error::{Reason, Status},
+    protobuf,
+};
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
@@ -12,6 +15,9 @@ pub const MAX_DEPTH: usize = 64;
 /// Reads a body by its media type.
 pub fn object(body: &[u8], content_type: Option<&str>) -> Result<Value, Status> {
     let media = content_type.unwrap_or("application/json").split(';').next().unwrap_or_default().trim();
+    if media == protobuf::MEDIA_TYPE {
+        return protobuf::object(body);
+    }
     let text = std::str::from_utf8(body).map_err(|e| {
         Status::new(Reason::BadRequest, format!("the body is not valid UTF-8: the byte at offset {} is not", e.valid_up_to()))
     })?;

@@ -29,6 +29,7 @@ mod openapi;
 mod origin;
 mod passage;
 mod patch;
+mod protobuf;
 pub mod registry;
 mod request;
 pub mod schema;

@@ -125,7 +125,7 @@ impl Server {
         self.dir.path()
     }
 
-    fn kubeconfig(&self) -> std::path::PathBuf {
+    pub fn kubeconfig(&self) -> std::path::PathBuf {
         let path = self.dir.path().join("kubeconfig");
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: t\nclusters: [{{name: t, cluster: {{server: 'http://{}'}}}}]\ncontexts: [{{name: t, context: {{cluster: t, user: t}}}}]\nusers: [{{name: t, user: {{}}}}]\n",
