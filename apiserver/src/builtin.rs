@@ -94,6 +94,7 @@ pub fn definitions() -> Vec<ResourceDef> {
     );
     let mut definitions = vec![namespace, event, lease];
     definitions.extend(access::kinds::definitions());
+    definitions.extend(access::review::definitions());
     definitions
 }
 

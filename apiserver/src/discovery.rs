@@ -1,6 +1,9 @@
 //! Discovery: what groups, versions and kinds there are, in the old form and in the aggregated one.
 
-use crate::registry::{Registry, ResourceDef};
+use crate::{
+    access::review,
+    registry::{Registry, ResourceDef},
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -56,7 +59,7 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
             "singularName": def.singular,
             "namespaced": def.namespaced,
             "kind": def.kind,
-            "verbs": VERBS,
+            "verbs": verbs(def),
             "shortNames": def.short_names,
             "categories": def.categories,
         }));
@@ -101,11 +104,15 @@ fn aggregated_resource(registry: &Registry, def: &ResourceDef) -> Value {
         "responseKind": kind,
         "scope": if def.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": def.singular,
-        "verbs": VERBS,
+        "verbs": verbs(def),
         "shortNames": def.short_names,
         "categories": def.categories,
         "subresources": subresources,
     })
+}
+
+fn verbs(def: &ResourceDef) -> &'static [&'static str] {
+    if review::is_review(def) { &["create"] } else { &VERBS }
 }
 
 fn subresources(registry: &Registry, def: &ResourceDef) -> Vec<(String, Vec<&'static str>)> {

@@ -1,7 +1,7 @@
 //! The API server: starts the cache and the garbage collector, and leads each request to its handler.
 
 use crate::{
-    access::{self, Access, Authorizer, bootstrap::BuiltinRole},
+    access::{self, Access, Authorizer, bootstrap::BuiltinRole, review},
     apply::Manager,
     audit::Audit,
     backup,
@@ -259,6 +259,9 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: &Iden
     };
     passage.leads_to(verb, &target);
     api.authorize(identity, &Wanted::Resource(target.attributes(verb, &query))).await?;
+    if review::is_review(&target.def) && verb != "create" {
+        return Err(Status::new(Reason::MethodNotAllowed, format!("{} can only be created", target.def.plural)));
+    }
     if target.def.namespaced && target.namespace.is_none() && !matches!(verb, "list" | "watch") {
         return Err(Status::new(Reason::MethodNotAllowed, format!("{} are in namespaces: name one in the path", target.def.plural)));
     }
@@ -281,6 +284,7 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: &Iden
         "get" => api.get(&asked, name).await,
         "list" => api.list(&asked).await,
         "watch" => api.watch(&asked).await,
+        "create" if review::is_review(&target.def) => api.review(&asked, &request::body(body, &parts.headers).await?).await,
         "create" => api.create(&asked, &request::body(body, &parts.headers).await?).await,
         "update" => api.update(&asked, name, &request::body(body, &parts.headers).await?).await,
         "patch" => api.patch(&asked, name, &request::body(body, &parts.headers).await?).await,

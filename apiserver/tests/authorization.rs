@@ -241,3 +241,70 @@ async fn the_roles_that_are_there_from_the_start_can_be_used_with_kubectl() {
     server.kubectl_ok(&["apply", "-f", "-"], &role("ClusterRole", "vms", json!([verbs])).to_string()).await;
     alice.kubectl_ok(&["delete", "vm", "web"], "").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reviews_say_who_asks_and_what_they_may() {
+    let server = start().await;
+    give(&server, "alice", json!([rule(&["get", "list"], &["virtualmachines"])])).await;
+    let alice = server.seen_by("alice", &["dev"]).await;
+    let who = alice.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", &json!({})).await.ok(201);
+    assert_eq!(who["status"]["userInfo"], json!({ "username": "alice", "groups": ["dev", "system:authenticated"] }));
+    let access = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let review = async |server: &Server, spec: Value| server.post(access, &json!({ "spec": spec, "status": { "allowed": true } })).await;
+    let vms = |verb: &str| json!({ "resourceAttributes": { "verb": verb, "group": "basalt.dev", "resource": "virtualmachines", "namespace": "default" } });
+    assert_eq!(review(&alice, vms("get")).await.ok(201)["status"]["allowed"], true);
+    assert_eq!(review(&alice, vms("delete")).await.ok(201)["status"]["allowed"], false);
+    assert_eq!(review(&server, vms("delete")).await.ok(201)["status"]["allowed"], true);
+    let path = json!({ "nonResourceAttributes": { "verb": "get", "path": "/metrics" } });
+    assert_eq!(review(&alice, path.clone()).await.ok(201)["status"]["allowed"], false);
+    review(&alice, json!({})).await.refused(422, "Invalid");
+    let mut both = vms("get");
+    both["nonResourceAttributes"] = path["nonResourceAttributes"].clone();
+    review(&alice, both).await.refused(422, "Invalid");
+    // Of others only those may ask who are allowed to.
+    let others = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    let mut of_alice = vms("list");
+    of_alice["user"] = "alice".into();
+    alice.post(others, &json!({ "spec": of_alice })).await.refused(403, "Forbidden");
+    assert_eq!(server.post(others, &json!({ "spec": of_alice })).await.ok(201)["status"]["allowed"], true);
+    of_alice["user"] = "bob".into();
+    assert_eq!(server.post(others, &json!({ "spec": of_alice })).await.ok(201)["status"]["allowed"], false);
+    let rules =
+        json!({ "spec": { "namespace": "default" }, "status": { "resourceRules": null, "nonResourceRules": null, "incomplete": false } });
+    let rules = alice.post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", &rules).await.ok(201);
+    assert!(rules["status"]["resourceRules"].as_array().unwrap().contains(&rule(&["get", "list"], &["virtualmachines"])), "{rules}");
+    // They are answered and not kept.
+    server.get(access).await.refused(405, "MethodNotAllowed");
+    server.delete(&format!("{access}/x"), Value::Null).await.refused(405, "MethodNotAllowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kubectl_says_who_one_is_and_what_one_can_do() {
+    let server = start().await;
+    let alice = server.seen_by("alice", &["dev"]).await;
+    // These send protobuf, as kubectl does for the kinds that it knows.
+    server
+        .kubectl_ok(
+            &["create", "clusterrole", "vms", "--verb=get,list", "--resource=virtualmachines.basalt.dev", "--resource-name=web"],
+            "",
+        )
+        .await;
+    server.kubectl_ok(&["create", "rolebinding", "alice", "--clusterrole=vms", "--user=alice", "--group=none"], "").await;
+    let made = server.get(&format!("{CLUSTER_ROLES}/vms")).await.ok(200);
+    let rules =
+        json!([{ "apiGroups": ["basalt.dev"], "resources": ["virtualmachines"], "resourceNames": ["web"], "verbs": ["get", "list"] }]);
+    assert_eq!(made["rules"], rules);
+    assert_eq!(alice.kubectl(&["auth", "can-i", "get", "virtualmachines.basalt.dev/web"], "").await, (true, "yes\n".to_owned()));
+    let (success, text) = alice.kubectl(&["auth", "can-i", "delete", "vm"], "").await;
+    assert!(!success && text.contains("no"), "{text}");
+    let listed = alice.kubectl_ok(&["auth", "can-i", "--list"], "").await;
+    let line = listed.lines().find(|line| line.contains("virtualmachines.basalt.dev")).unwrap();
+    assert!(line.contains("[web]") && line.contains("[get list]"), "{listed}");
+    assert!(listed.contains("selfsubjectaccessreviews.authorization.k8s.io") && listed.contains("/openapi/*"), "{listed}");
+    let who = alice.kubectl(&["auth", "whoami", "-o", "json"], "").await;
+    // kubectl knows this verb since 1.26.
+    assert!(who.1.contains("\"alice\"") || who.1.contains("unknown"), "{}", who.1);
+    let text = serde_json::to_string(&role("ClusterRole", "vms", json!([rule(&["delete"], &["virtualmachines"])]))).unwrap();
+    server.kubectl_ok(&["auth", "reconcile", "-f", "-"], &text).await;
+    assert_eq!(alice.kubectl(&["auth", "can-i", "delete", "vm"], "").await, (true, "yes\n".to_owned()));
+}

@@ -8,6 +8,7 @@ pub mod hub;
 pub mod kubeconfig;
 mod leader;
 pub mod pki;
+mod roles;
 mod telemetry;
 
 use basalt_api::SYSTEM_NAMESPACE;
@@ -131,7 +132,8 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         shutdown: shutdown.clone(),
         metrics: metrics.clone(),
         audit: audit.clone(),
-        ..Default::default()
+        roles: roles::builtin(),
+        authorizers: vec![Arc::new(roles::OwnHost)],
     };
     let api = ApiServer::start(store.clone(), registry, options).await?;
 

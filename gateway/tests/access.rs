@@ -183,3 +183,76 @@ async fn kubectl_works_with_the_kubeconfig_over_tls() {
     assert_eq!(told(within("kubectl", reading).await.unwrap()), "hello from the guest\n");
     assert!(vms(&gateway.admin().await).get_opt("web").await.unwrap().is_some());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_reaches_itself_its_lease_and_its_vms_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let (h1, _r1) = gateway.ready_host("h1").await;
+    let admin = gateway.admin().await;
+    placed_vm(&admin, "web", "h1").await;
+    let (h2, _r2) = gateway.ready_host("h2").await;
+    let h1 = gateway.client(Some((&h1.enrolled.certificate_pem, &h1.key)));
+    let h2 = gateway.client(Some((&h2.enrolled.certificate_pem, &h2.key)));
+    let ask = async |client: &kube::Client, method: &str, path: &str| {
+        let request = http::Request::builder().method(method).uri(path).header("content-type", "application/merge-patch+json");
+        let body = if method == "GET" { vec![] } else { b"{}".to_vec() };
+        match client.request_text(request.body(body).unwrap()).await {
+            Ok(_) => 200,
+            Err(kube::Error::Api(status)) => status.code,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    let ours = "/apis/basalt.dev/v1alpha1";
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/basalt-system/leases/h1";
+    let (host, vm) = (format!("{ours}/hosts/h1"), format!("{ours}/namespaces/default/virtualmachines/web"));
+    for (method, path) in [
+        ("GET", host.clone()),
+        ("PATCH", format!("{host}/status")),
+        ("GET", lease.to_owned()),
+        ("PATCH", lease.to_owned()),
+        ("GET", vm.clone()),
+        ("PATCH", format!("{vm}/status")),
+    ] {
+        assert_eq!(ask(&h1, method, &path).await, 200, "{method} {path}");
+        assert_eq!(ask(&h2, method, &path).await, 403, "{method} {path}");
+    }
+    for (method, path) in [
+        ("PATCH", host.clone()),
+        ("DELETE", host),
+        ("GET", format!("{ours}/hosts")),
+        ("PATCH", vm.clone()),
+        ("DELETE", vm),
+        ("GET", format!("{ours}/virtualmachines")),
+        ("GET", format!("{ours}/namespaces/default/virtualmachines/none")),
+        ("GET", "/api/v1/namespaces".to_owned()),
+        ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles".to_owned()),
+        ("GET", "/metrics".to_owned()),
+    ] {
+        assert_eq!(ask(&h1, method, &path).await, 403, "{method} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_built_in_roles_are_there_and_a_certificate_of_another_ca_is_of_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let roles: Api<k8s_openapi::api::rbac::v1::ClusterRole> = Api::all(gateway.admin().await);
+    for name in ["viewer", "operator", "admin", "auditor", "system:basic-user"] {
+        roles.get(name).await.unwrap();
+    }
+    // The same names, signed by somebody else.
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "admin");
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "system:masters");
+    let own = params.self_signed(&key).unwrap();
+    let other_dir = tempfile::tempdir().unwrap();
+    let other = start(other_dir.path()).await;
+    let (certificate, secret) = (other.file("pki/admin.crt"), other.file("pki/admin.key"));
+    for (certificate, key) in [(own.pem(), key.serialize_pem()), (certificate, secret)] {
+        let client = gateway.client(Some((&certificate, &key)));
+        let refused = client.request_text(http::Request::get("/api/v1/namespaces").body(vec![]).unwrap()).await.unwrap_err();
+        assert!(!matches!(refused, kube::Error::Api(_)), "the connection is refused: {refused:?}");
+    }
+}

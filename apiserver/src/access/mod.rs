@@ -8,6 +8,7 @@ pub mod bootstrap;
 pub mod escalation;
 mod index;
 pub mod kinds;
+pub mod review;
 mod rule;
 #[cfg(test)]
 mod tests;
@@ -18,10 +19,11 @@ use crate::{
     error::{Details, Reason, Status},
     handlers::Api,
     identity::{Attributes, Identity, MASTERS, Wanted},
-    object::Object,
+    keys,
     registry::ResourceDef,
 };
 use index::{Index, Source};
+use serde_json::Value;
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError, RwLock},
@@ -37,12 +39,15 @@ pub fn decides(def: &ResourceDef) -> bool {
 
 /// Allows what no role says: what depends on more than who asks for what, such as on what an object says.
 pub trait Authorizer: Send + Sync + 'static {
+    /// Whether it has a say in what somebody may do.
+    fn concerns(&self, identity: &Identity) -> bool;
+
     /// Whether somebody may. `look` gives an object by group, plural name, namespace and name.
     fn allows(&self, identity: &Identity, wanted: &Attributes<'_>, look: &Look<'_>) -> bool;
 }
 
 /// Gives an object as the cache has it, by group, plural name, namespace and name.
-pub type Look<'a> = dyn Fn(&str, &str, Option<&str>, &str) -> Option<Arc<Object>> + 'a;
+pub type Look<'a> = dyn Fn(&str, &str, Option<&str>, &str) -> Option<Value> + 'a;
 
 /// Decides who may do what.
 pub struct Access {
@@ -75,9 +80,14 @@ impl Access {
         }
         let Wanted::Resource(wanted) = wanted else { return false };
         let look = |group: &str, plural: &str, namespace: Option<&str>, name: &str| {
-            self.cache.kind(group, plural)?.get(&crate::keys::place(namespace, name))
+            Some(self.cache.kind(group, plural)?.get(&keys::place(namespace, name))?.value().clone())
         };
-        self.further.iter().any(|authorizer| authorizer.allows(identity, wanted, &look))
+        self.further.iter().any(|authorizer| authorizer.concerns(identity) && authorizer.allows(identity, wanted, &look))
+    }
+
+    /// Whether somebody may do more than their roles say.
+    fn further_rights(&self, identity: &Identity) -> bool {
+        self.further.iter().any(|authorizer| authorizer.concerns(identity))
     }
 
     /// The rules in force.

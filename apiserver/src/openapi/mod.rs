@@ -7,6 +7,7 @@ pub mod protobuf;
 mod swagger;
 
 use crate::{
+    access::review,
     metadata::object_meta_schema,
     registry::{Registry, ResourceDef},
 };
@@ -214,6 +215,12 @@ fn paths_of(def: &ResourceDef, reference: &dyn Fn(&str) -> Value, v3: bool) -> V
             format!("/{base}/{}", def.plural),
             json!({ "get": operation("list", &format!("{kind}ForAllNamespaces"), &objects, false) }),
         ));
+    }
+    if review::is_review(def) {
+        paths.truncate(1);
+        if let Some(operations) = paths.first_mut().and_then(|(_, operations)| operations.as_object_mut()) {
+            operations.retain(|name, _| matches!(name.as_str(), "post" | "parameters"));
+        }
     }
     paths
 }

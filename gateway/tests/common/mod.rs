@@ -116,6 +116,19 @@ impl Gateway {
         Client::try_from(config).unwrap()
     }
 
+    /// A client of the API with a certificate or without.
+    pub fn client(&self, identity: Option<(&str, &str)>) -> Client {
+        let mut config = kube::Config::new(format!("https://{}", self.ready.api).parse().unwrap());
+        config.root_cert = Some(vec![x509_parser::pem::parse_x509_pem(self.file("ca.crt").as_bytes()).unwrap().1.contents]);
+        config.default_retry = false;
+        if let Some((certificate, key)) = identity {
+            let encoded = |text: &str| Some(base64::Engine::encode(&base64::prelude::BASE64_STANDARD, text));
+            config.auth_info.client_certificate_data = encoded(certificate);
+            config.auth_info.client_key_data = encoded(key).map(Into::into);
+        }
+        Client::try_from(config).unwrap()
+    }
+
     /// A connection to the hub, with a certificate or without.
     pub async fn dial(&self, identity: Option<(&str, &str)>) -> Result<AgentClient<Channel>, tonic::transport::Error> {
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(self.file("ca.crt"))).domain_name("127.0.0.1");
