@@ -13,7 +13,7 @@ pub use prune::UnknownField;
 
 use crate::error::{Cause, CauseReason};
 use regex::Regex;
-use rules::{Place, Rule};
+use rules::Rule;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -85,12 +85,9 @@ impl ListType {
 impl Schema {
     /// Compiles an OpenAPI v3 schema.
     pub fn compile(schema: &Value) -> Result<Self, SchemaError> {
-        let length = rules::length(schema);
-        if length > rules::MAX_LENGTH {
-            let reason = format!("its rules are {length} bytes long together, and {} is the most that is taken", rules::MAX_LENGTH);
-            return Err(SchemaError { path: "the object".into(), reason });
-        }
-        Ok(Self { root: Node::compile(schema, "", Position::ROOT)? })
+        let mut root = Node::compile(schema, "")?;
+        rules::attach(&mut root, schema)?;
+        Ok(Self { root })
     }
 
     /// Puts in what the object leaves out and the schema has a default for.
@@ -126,22 +123,8 @@ impl Schema {
     }
 }
 
-/// Where in the schema of an object a schema stands.
-#[derive(Clone, Copy)]
-struct Position {
-    root: bool,
-    /// It can be told which old value belongs to a value.
-    correlatable: bool,
-    /// It is an alternative or a part of another schema of the same value, and has no rules.
-    junctor: bool,
-}
-
-impl Position {
-    const ROOT: Self = Self { root: true, correlatable: true, junctor: false };
-}
-
 impl Node {
-    fn compile(schema: &Value, path: &str, position: Position) -> Result<Self, SchemaError> {
+    fn compile(schema: &Value, path: &str) -> Result<Self, SchemaError> {
         let error = |reason: String| SchemaError { path: if path.is_empty() { "the object".into() } else { path.into() }, reason };
         let text = |key: &str| schema[key].as_str().unwrap_or_default().to_owned();
         let flag = |key: &str| schema[key].as_bool().unwrap_or(false);
@@ -151,11 +134,11 @@ impl Node {
             schema[key].as_array().into_iter().flatten().filter_map(|v| v.as_str().map(str::to_owned)).collect()
         };
         let nodes = |key: &str| -> Result<Vec<Node>, SchemaError> {
-            schema[key].as_array().into_iter().flatten().map(|s| Node::compile(s, path, Position { junctor: true, ..position })).collect()
+            schema[key].as_array().into_iter().flatten().map(|s| Node::compile(s, path)).collect()
         };
-        let child = |key: &str, suffix: &str, position: Position| -> Result<Option<Box<Node>>, SchemaError> {
+        let child = |key: &str, suffix: &str| -> Result<Option<Box<Node>>, SchemaError> {
             match &schema[key] {
-                value @ Value::Object(_) => Node::compile(value, &format!("{path}{suffix}"), position).map(|n| Some(Box::new(n))),
+                value @ Value::Object(_) => Node::compile(value, &format!("{path}{suffix}")).map(|n| Some(Box::new(n))),
                 Value::Bool(true) => Ok(Some(Box::new(Node { preserve_unknown: true, ..Node::default() }))),
                 _ => Ok(None),
             }
@@ -164,11 +147,10 @@ impl Node {
         if !matches!(type_.as_str(), "" | "object" | "array" | "string" | "boolean" | "integer" | "number") {
             return Err(error(format!("there is no type {type_:?}")));
         }
-        let below = Position { root: false, ..position };
         let mut properties = BTreeMap::new();
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             let dot = if path.is_empty() { "" } else { "." };
-            properties.insert(name.clone(), Self::compile(property, &format!("{path}{dot}{name}"), below)?);
+            properties.insert(name.clone(), Self::compile(property, &format!("{path}{dot}{name}"))?);
         }
         let pattern = match &schema["pattern"] {
             Value::String(pattern) => Some(Regex::new(pattern).map_err(|e| error(format!("the pattern {pattern:?} is not one: {e}")))?),
@@ -180,16 +162,15 @@ impl Node {
             _ if flag("uniqueItems") => ListType::Set,
             _ => ListType::Atomic,
         };
-        let items = Position { correlatable: position.correlatable && matches!(list, ListType::Map(_)), ..below };
-        let mut node = Self {
+        Ok(Self {
             type_,
             nullable: flag("nullable"),
             int_or_string: flag("x-kubernetes-int-or-string"),
             preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
             embedded: flag("x-kubernetes-embedded-resource"),
             properties,
-            additional: child("additionalProperties", ".*", below)?,
-            items: child("items", "[*]", items)?,
+            additional: child("additionalProperties", ".*")?,
+            items: child("items", "[*]")?,
             required: strings("required"),
             enum_: schema["enum"].as_array().cloned().unwrap_or_default(),
             pattern,
@@ -205,21 +186,10 @@ impl Node {
             one_of: nodes("oneOf")?,
             any_of: nodes("anyOf")?,
             all_of: nodes("allOf")?,
-            not: child("not", "", Position { junctor: true, ..position })?,
+            not: child("not", "")?,
             rules: Vec::new(),
             has_rules: false,
-        };
-        let place = Place { whole: position.root || node.embedded, correlatable: position.correlatable };
-        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
-            if position.junctor {
-                return Err(error("rules do not stand within allOf, anyOf, oneOf and not".into()));
-            }
-            let rule = Rule::compile(rule, &node, place).map_err(error)?;
-            node.rules.push(rule);
-        }
-        let children = node.properties.values().chain(node.additional.as_deref()).chain(node.items.as_deref());
-        node.has_rules = !node.rules.is_empty() || children.into_iter().any(|child| child.has_rules);
-        Ok(node)
+        })
     }
 
     /// The schema of a field, if the field is known.

@@ -2,7 +2,7 @@
 //! a value and what it was before.
 
 use super::{
-    ListType, Node,
+    ListType, Node, SchemaError,
     cel::{Failure, Gives, Meter, Program, Scope, Val},
     join,
     validate::{MAX_CAUSES, short, type_of},
@@ -11,7 +11,10 @@ use crate::error::{Cause, CauseReason};
 use serde_json::Value;
 
 /// How long all rules of a schema may be together: they are read one after the other, when a definition comes.
-pub const MAX_LENGTH: usize = 256 << 10;
+const MAX_LENGTH: usize = 256 << 10;
+
+/// How long a message may be that an expression makes.
+const MAX_MESSAGE: usize = 5 << 10;
 
 /// A rule.
 #[derive(Debug)]
@@ -28,17 +31,66 @@ pub struct Rule {
 }
 
 /// Where in a schema rules stand.
-#[derive(Clone, Copy, Debug)]
-pub struct Place {
+#[derive(Clone, Copy)]
+struct Place {
     /// The value is an object with apiVersion, kind and metadata.
-    pub whole: bool,
+    whole: bool,
     /// It can be said which old value belongs to a value.
-    pub correlatable: bool,
+    correlatable: bool,
+}
+
+/// Compiles the rules of a schema and puts them where they stand.
+pub(super) fn attach(root: &mut Node, schema: &Value) -> Result<(), SchemaError> {
+    let length = length(schema);
+    if length > MAX_LENGTH {
+        let reason = format!("its rules are {length} bytes long together, and {MAX_LENGTH} is the most that is taken");
+        return Err(SchemaError { path: "the object".into(), reason });
+    }
+    attach_here(root, &[schema], "", Place { whole: true, correlatable: true })
+}
+
+/// The schemas are all of the same value: what `allOf` says goes with the rest. Rules within the other alternatives count for
+/// nothing, as in Kubernetes.
+fn attach_here(node: &mut Node, schemas: &[&Value], path: &str, place: Place) -> Result<(), SchemaError> {
+    let mut all = Vec::new();
+    schemas.iter().for_each(|schema| with_parts(schema, &mut all));
+    let below = |key: &str| -> Vec<&Value> { all.iter().filter_map(|schema| schema.get(key)).collect() };
+    let (properties, additional, items) = (below("properties"), below("additionalProperties"), below("items"));
+    let of = |child: &Node| Place { whole: child.embedded, ..place };
+    for (name, property) in &mut node.properties {
+        let schemas: Vec<_> = properties.iter().filter_map(|properties| properties.get(name)).collect();
+        let place = of(property);
+        attach_here(property, &schemas, &join(path, name), place)?;
+        node.has_rules |= property.has_rules;
+    }
+    if let Some(child) = &mut node.additional {
+        let place = of(child);
+        attach_here(child, &additional, &format!("{path}.*"), place)?;
+        node.has_rules |= child.has_rules;
+    }
+    if let Some(child) = &mut node.items {
+        let correlatable = place.correlatable && matches!(node.list, ListType::Map(_));
+        let place = Place { correlatable, ..of(child) };
+        attach_here(child, &items, &format!("{path}[*]"), place)?;
+        node.has_rules |= child.has_rules;
+    }
+    for rule in all.iter().filter_map(|schema| schema["x-kubernetes-validations"].as_array()).flatten() {
+        let path = || if path.is_empty() { "the object".to_owned() } else { path.to_owned() };
+        let rule = Rule::compile(rule, node, place).map_err(|reason| SchemaError { path: path(), reason })?;
+        node.rules.push(rule);
+        node.has_rules = true;
+    }
+    Ok(())
+}
+
+fn with_parts<'s>(schema: &'s Value, all: &mut Vec<&'s Value>) {
+    all.push(schema);
+    schema["allOf"].as_array().into_iter().flatten().for_each(|part| with_parts(part, all));
 }
 
 impl Rule {
     /// Compiles a rule of a schema; says what is wrong with it.
-    pub fn compile(rule: &Value, node: &Node, place: Place) -> Result<Self, String> {
+    fn compile(rule: &Value, node: &Node, place: Place) -> Result<Self, String> {
         let text = |key: &str| rule[key].as_str().filter(|text| !text.trim().is_empty());
         let source = text("rule").ok_or("a rule has no expression")?;
         let wrong = |what: &str, source: &str, why: String| format!("the {what} {source:?} is not usable: {why}");
@@ -81,7 +133,9 @@ impl Rule {
     fn failed<'a>(&self, new: &Val<'a>, old: &Val<'a>, meter: &mut Meter) -> String {
         if let Some(program) = &self.message_program {
             match program.run(new.clone(), old.clone(), meter) {
-                Ok(Val::Text(text)) if !text.trim().is_empty() && !text.contains('\n') => return text.trim().to_owned(),
+                Ok(Val::Text(text)) if !text.trim().is_empty() && !text.contains('\n') && text.len() <= MAX_MESSAGE => {
+                    return text.trim().to_owned();
+                }
                 Ok(_) => tracing::debug!("the message expression of rule {:?} gives no line of text", self.text),
                 Err(failure) => tracing::debug!("the message expression of rule {:?} fails: {failure}", self.text),
             }
@@ -91,7 +145,7 @@ impl Rule {
 }
 
 /// How long all rules of a schema are together.
-pub fn length(schema: &Value) -> usize {
+fn length(schema: &Value) -> usize {
     let texts = |rule: &Value| ["rule", "messageExpression"].iter().filter_map(|key| Some(rule[*key].as_str()?.len())).sum::<usize>();
     match schema {
         Value::Object(fields) => {
@@ -162,6 +216,7 @@ impl Check {
             }
             Value::Array(items) => {
                 let Some(item) = node.items.as_deref().filter(|item| item.has_rules) else { return };
+                let unchanged = old == Some(new);
                 let olds = old.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
                 for (index, value) in items.iter().enumerate() {
                     let old = match &node.list {
@@ -170,6 +225,8 @@ impl Check {
                             let here = olds.get(index).filter(|old| list.same_item(old, value));
                             here.or_else(|| olds.iter().find(|old| list.same_item(old, value)))
                         }
+                        // Nothing here compares with it: it tells only that the item is as it was.
+                        _ if unchanged => olds.get(index),
                         _ => None,
                     };
                     self.value(item, value, old, &format!("{path}[{index}]"));

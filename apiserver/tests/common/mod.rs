@@ -55,8 +55,11 @@ pub async fn start_with(options: impl FnOnce(&Path) -> Options) -> Server {
 }
 
 /// The same, which serves a further kind.
-pub async fn start_serving(crd: CustomResourceDefinition) -> Result<Server, StartError> {
-    try_start(|store| store, |_| Options::default(), &[crd]).await
+pub async fn start_serving(
+    crd: CustomResourceDefinition,
+    make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
+) -> Result<Server, StartError> {
+    try_start(make, |_| Options::default(), &[crd]).await
 }
 
 async fn try_start(

@@ -1,12 +1,12 @@
 //! Expressions as tables: what each comes to, what is refused before it is evaluated, and what hostile ones cost.
 
 use super::{Failure, Gives, Meter, Program, Scope, Val};
-use crate::schema::{Node, Position};
+use crate::schema::Node;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn node(schema: Value) -> Node {
-    Node::compile(&schema, "", Position { root: false, ..Position::ROOT }).unwrap()
+    Node::compile(&schema, "").unwrap()
 }
 
 fn run_on(schema: Value, value: &Value, text: &str) -> Result<bool, String> {
