@@ -95,6 +95,7 @@ pub fn definitions() -> Vec<ResourceDef> {
     let mut definitions = vec![namespace, event, lease];
     definitions.extend(access::kinds::definitions());
     definitions.extend(access::review::definitions());
+    definitions.push(access::token::definition());
     definitions
 }
 

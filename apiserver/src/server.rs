@@ -160,10 +160,15 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
     if path == "/version" {
         return Ok(document(&discovery::version(), request.headers()));
     }
-    let identity = request.extensions().get::<Identity>().cloned();
-    passage.asked_by(identity.as_ref());
-    let Some(identity) = identity else {
-        return Err(Status::new(Reason::Unauthorized, "Unauthorized: no client certificate of this control plane's CA was given"));
+    // A certificate goes before a token, as in Kubernetes.
+    let identity = match request.extensions().get::<Identity>().cloned() {
+        Some(identity) => Ok(Some(identity)),
+        None => api.authenticate(request.headers()).await,
+    };
+    passage.asked_by(identity.as_ref().ok().and_then(Option::as_ref));
+    let Some(identity) = identity? else {
+        let what = "Unauthorized: neither a client certificate of this control plane's CA nor a bearer token was given";
+        return Err(Status::new(Reason::Unauthorized, what));
     };
     let identity = identity.known();
     let verb = request.method().as_str().to_ascii_lowercase();

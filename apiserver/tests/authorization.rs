@@ -308,3 +308,71 @@ async fn kubectl_says_who_one_is_and_what_one_can_do() {
     server.kubectl_ok(&["auth", "reconcile", "-f", "-"], &text).await;
     assert_eq!(alice.kubectl(&["auth", "can-i", "delete", "vm"], "").await, (true, "yes\n".to_owned()));
 }
+
+const TOKENS: &str = "/apis/authentication.basalt.dev/v1/accesstokens";
+
+/// A token and the object that lets it in.
+fn token(name: &str, user: &str, groups: &[&str], expires: &str) -> (String, Value) {
+    use sha2::{Digest, Sha256};
+    let text = format!("basalt_{name}_{}", "5e".repeat(32));
+    let hash: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let spec = json!({ "user": user, "groups": groups, "tokenHash": hash, "expiresAt": expires });
+    (text, json!({ "apiVersion": "authentication.basalt.dev/v1", "kind": "AccessToken", "metadata": { "name": name }, "spec": spec }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_stands_for_its_user_until_it_expires_or_is_revoked() {
+    let server = start().await;
+    give(&server, "robot", json!([rule(&["list"], &["virtualmachines"])])).await;
+    let door = server.seen_by_nobody().await;
+    let ask = async |path: &str, authorization: &str| door.send(Method::GET, path, &[("authorization", authorization)], "").await;
+    let (good, object) = token("ci", "robot", &["dev"], "2999-01-01T00:00:00Z");
+    let (old, expired) = token("old", "robot", &[], "2020-01-01T00:00:00Z");
+    let message = |status: Value| status["message"].as_str().unwrap().to_owned();
+    let unknown = message(ask(VMS, &format!("Bearer {good}")).await.refused(401, "Unauthorized"));
+    server.post(TOKENS, &object).await.ok(201);
+    server.post(TOKENS, &expired).await.ok(201);
+    ask(VMS, &format!("Bearer {good}")).await.ok(200);
+    ask(VMS, &format!("bearer {good}")).await.ok(200);
+    ask(HOSTS, &format!("Bearer {good}")).await.refused(403, "Forbidden");
+    // Who has not the secret does not learn whether there is such a token, nor when it ended.
+    let forged = |token: &str| format!("Bearer {}", token.replace("5e5e", "5e5f"));
+    for wrong in [forged(&good), forged(&old), "Bearer ".into(), "Bearer x".into(), "Bearer basalt_ci_".into(), format!("Bearer {good}0")] {
+        assert_eq!(message(ask(VMS, &wrong).await.refused(401, "Unauthorized")), unknown, "{wrong}");
+    }
+    assert!(message(ask(VMS, "Basic YTpi").await.refused(401, "Unauthorized")).contains("only bearer tokens"));
+    assert!(message(ask(VMS, &format!("Bearer {old}")).await.refused(401, "Unauthorized")).contains("has expired"));
+    door.get(VMS).await.refused(401, "Unauthorized");
+    // Neither its user nor its end can be changed.
+    let longer = json!({ "spec": { "expiresAt": "2999-01-01T00:00:00Z" } });
+    server.patch(&format!("{TOKENS}/old"), MERGE, &longer).await.refused(422, "Invalid");
+    assert!(!server.get(TOKENS).await.body.windows(16).any(|part| good.as_bytes().ends_with(part)), "the secret is nowhere");
+    server.delete(&format!("{TOKENS}/ci"), Value::Null).await.ok(200);
+    assert_eq!(message(ask(VMS, &format!("Bearer {good}")).await.refused(401, "Unauthorized")), unknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_makes_a_token_of_somebody_else() {
+    let server = start().await;
+    let tokens =
+        json!({ "apiGroups": ["authentication.basalt.dev"], "resources": ["accesstokens"], "verbs": ["create", "update", "patch"] });
+    let impersonate = json!({ "apiGroups": [""], "resources": ["users"], "resourceNames": ["robot"], "verbs": ["impersonate"] });
+    give(&server, "alice", json!([tokens, impersonate])).await;
+    let alice = server.seen_by("alice", &["dev"]).await;
+    for (user, groups, code) in [
+        ("alice", &["dev"][..], 201),
+        ("alice", &[], 201),
+        ("robot", &[], 201),
+        ("alice", &["system:masters"], 403),
+        ("robot", &["dev"], 403),
+        ("admin", &[], 403),
+    ] {
+        let name = format!("t{}-{user}-{code}", groups.len());
+        let (_, object) = token(&name, user, groups, "2999-01-01T00:00:00Z");
+        assert_eq!(alice.post(TOKENS, &object).await.code, code, "{user} {groups:?}");
+        if code == 403 {
+            let path = format!("{TOKENS}/{name}?fieldManager=t");
+            alice.patch(&path, APPLY, &object).await.refused(403, "Forbidden");
+        }
+    }
+}

@@ -77,6 +77,9 @@ pub enum Verb {
     /// Run a fleet of one gateway and several hosts on this machine
     #[command(subcommand)]
     Dev(dev::Command),
+    /// Make, list and revoke tokens for programs and people without a certificate
+    #[command(subcommand)]
+    Token(verbs::token::Token),
     /// List the exit codes
     ExitCodes(verbs::exit_codes::ExitCodes),
 }

@@ -53,6 +53,7 @@ async fn dispatch(cli: &Cli, screen: &Screen) -> Result<(), Error> {
         Verb::ApiResources(verb) => verb.run(global, screen).await,
         Verb::Version(verb) => verb.run(global, screen).await,
         Verb::Dev(command) => Ok(dev::run(command).await?),
+        Verb::Token(verb) => verb.run(global, screen).await,
         Verb::ExitCodes(verb) => verb.run(screen),
     }
 }

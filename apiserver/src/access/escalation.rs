@@ -1,7 +1,7 @@
 //! Nobody gives rights that they do not have: a role with such rights is neither written nor bound, unless the writer may
 //! `escalate` roles, or `bind` that one.
 
-use super::{GROUP, index::Index, rule::Rule, rule::everything, rule::missing};
+use super::{GROUP, index::Index, rule::Rule, rule::everything, rule::missing, token};
 use crate::{
     error::{Reason, Status},
     handlers::{Api, Asked},
@@ -15,6 +15,10 @@ impl Api {
     /// Refuses a role or binding that would give more than its writer has. `new` is valid.
     pub fn check_grant(&self, asked: &Asked<'_>, live: Option<&Value>, new: &Value) -> Result<(), Status> {
         let (def, identity) = (&asked.target.def, asked.identity);
+        if token::is_token(def) {
+            // Whom it stands for does not change.
+            return if live.is_none() { self.check_token(asked, new) } else { Ok(()) };
+        }
         if def.group != GROUP || identity.groups.iter().any(|group| group == MASTERS) || live.is_some_and(|live| same_grant(live, new)) {
             return Ok(());
         }

@@ -12,6 +12,7 @@ pub mod review;
 mod rule;
 #[cfg(test)]
 mod tests;
+pub mod token;
 pub mod validate;
 
 use crate::{
@@ -34,7 +35,7 @@ pub const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Whether objects of a kind decide who may do what.
 pub fn decides(def: &ResourceDef) -> bool {
-    def.group == GROUP
+    def.group == GROUP || token::is_token(def)
 }
 
 /// Allows what no role says: what depends on more than who asks for what, such as on what an object says.

@@ -1,6 +1,6 @@
 //! What a role or a binding must be like beyond its schema.
 
-use super::GROUP;
+use super::{GROUP, token};
 use crate::{
     error::{Cause, CauseReason},
     metadata,
@@ -25,6 +25,9 @@ pub fn complete(def: &ResourceDef, object: &mut Value) {
 
 /// Everything that is wrong with an object whose schema holds.
 pub fn validate(def: &ResourceDef, live: Option<&Value>, object: &Value) -> Vec<Cause> {
+    if token::is_token(def) {
+        return token::validate(live, object);
+    }
     if def.group != GROUP {
         return Vec::new();
     }

@@ -75,16 +75,18 @@ async fn try_start(
     }
     let shutdown = CancellationToken::new();
     let api = ApiServer::start(store, registry, Options { shutdown: shutdown.clone(), ..options(dir.path()) }).await?;
-    Ok(serve(api, admin(), shutdown, dir).await)
+    Ok(serve(api, Some(admin()), shutdown, dir).await)
 }
 
-/// Serves to one who is always the same, unless a request says otherwise.
-async fn serve(api: ApiServer, identity: Identity, shutdown: CancellationToken, dir: TempDir) -> Server {
+/// Serves to one who is always the same, or to somebody unknown, unless a request says otherwise.
+async fn serve(api: ApiServer, identity: Option<Identity>, shutdown: CancellationToken, dir: TempDir) -> Server {
     let router = api.router().layer(axum::middleware::from_fn(move |mut request: Request, next: Next| {
         let user = request.headers_mut().remove(AS).map(|user| user.to_str().unwrap().to_owned());
-        let identity = user.map_or_else(|| identity.clone(), nobody);
+        let identity = user.map(nobody).or_else(|| identity.clone());
         async move {
-            request.extensions_mut().insert(identity);
+            if let Some(identity) = identity {
+                request.extensions_mut().insert(identity);
+            }
             next.run(request).await
         }
     }));
@@ -99,7 +101,12 @@ impl Server {
     /// The same server, as somebody else reaches it.
     pub async fn seen_by(&self, user: &str, groups: &[&str]) -> Server {
         let identity = Identity { user: user.into(), groups: groups.iter().map(|&group| group.into()).collect() };
-        serve(self.api.clone(), identity, self.shutdown.child_token(), tempfile::tempdir().unwrap()).await
+        serve(self.api.clone(), Some(identity), self.shutdown.child_token(), tempfile::tempdir().unwrap()).await
+    }
+
+    /// The same server, as it is reached without a certificate.
+    pub async fn seen_by_nobody(&self) -> Server {
+        serve(self.api.clone(), None, self.shutdown.child_token(), tempfile::tempdir().unwrap()).await
     }
 
     /// Begins the end of the server; it still answers.

@@ -11,6 +11,7 @@ pub mod get;
 pub mod goal;
 pub mod jsonpath;
 pub mod logs;
+pub mod token;
 pub mod version;
 pub mod view;
 pub mod wait;

@@ -75,13 +75,22 @@ impl Ctl {
 
     /// With a kubeconfig that has this cluster, which is at `url`.
     pub fn of(url: &str, cluster: Value) -> Self {
+        Self::with_user(url, cluster, json!({}))
+    }
+
+    /// At this server, with a token.
+    pub fn bearing(&self, token: &str) -> Self {
+        Self::with_user(&self.url, json!({"server": self.url}), json!({"token": token}))
+    }
+
+    fn with_user(url: &str, cluster: Value, user: Value) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
         let ctl = Self { directory, environment: Vec::new(), url: url.to_owned() };
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab-1",
             "contexts": [{"name": "lab-1", "context": {"cluster": "lab", "user": "admin"}}],
             "clusters": [{"name": "lab", "cluster": cluster}],
-            "users": [{"name": "admin", "user": {}}],
+            "users": [{"name": "admin", "user": user}],
         });
         ctl.file("kubeconfig", &config.to_string());
         let kubeconfig = ctl.kubeconfig();
@@ -295,7 +304,9 @@ impl Cluster {
             let store = Embedded::open(&store.path().join("store"), Default::default()).unwrap();
             let server = ApiServer::start(store, registry, options).await.unwrap();
             let router = server.router().layer(from_fn(|mut request: Request, next: Next| async move {
-                request.extensions_mut().insert(Identity { user: "admin".into(), groups: vec!["system:masters".into()] });
+                if !request.headers().contains_key(http::header::AUTHORIZATION) {
+                    request.extensions_mut().insert(Identity { user: "admin".into(), groups: vec!["system:masters".into()] });
+                }
                 next.run(request).await
             }));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -8,4 +8,5 @@ mod delete;
 mod get;
 mod reach;
 mod tls;
+mod token;
 mod wait;

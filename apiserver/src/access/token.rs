@@ -1,0 +1,200 @@
+//! Bearer tokens: an AccessToken says whom a token stands for and until when, and holds the hash of its secret, never the secret.
+//!
+//! A token reads `basalt_<name of the AccessToken>_<256 random bits in hexadecimal>`. Whoever makes one keeps the secret and sends
+//! only its hash, so that no log and no backup has it. To revoke a token is to delete its AccessToken.
+
+use crate::{
+    error::{Cause, CauseReason, Reason, Status},
+    handlers::{Api, Asked},
+    identity::{Attributes, Identity, MASTERS, Wanted},
+    registry::{Column, ResourceDef},
+};
+use axum::http::{HeaderMap, header};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// The group of the kind.
+pub const GROUP: &str = "authentication.basalt.dev";
+/// Its plural name.
+pub const PLURAL: &str = "accesstokens";
+/// What every token starts with.
+const PREFIX: &str = "basalt_";
+/// Hexadecimal digits of a secret.
+const DIGITS: usize = 64;
+
+/// Whether a kind is AccessToken.
+pub fn is_token(def: &ResourceDef) -> bool {
+    def.group == GROUP
+}
+
+/// The kind.
+pub fn definition() -> ResourceDef {
+    let column = |name: &str, json_path: &str, type_: &str, description: &str| Column {
+        name: name.into(),
+        json_path: json_path.into(),
+        type_: type_.into(),
+        format: String::new(),
+        description: description.into(),
+        priority: 0,
+    };
+    let schema = json!({
+        "type": "object",
+        "description": "An AccessToken lets whoever has its secret ask as somebody, until it expires or is deleted.",
+        "required": ["spec"],
+        "properties": { "spec": {
+            "type": "object",
+            "description": "Whom the token stands for. It cannot be changed.",
+            "required": ["user", "tokenHash", "expiresAt"],
+            "properties": {
+                "user": { "type": "string", "minLength": 1, "maxLength": 253, "description": "Name of the user that it stands for." },
+                "groups": {
+                    "type": "array", "maxItems": 64, "items": { "type": "string", "minLength": 1 }, "x-kubernetes-list-type": "set",
+                    "description": "Groups that the user is in.",
+                },
+                "tokenHash": {
+                    "type": "string", "pattern": "^[0-9a-f]{64}$",
+                    "description": "SHA-256, in hexadecimal, of the whole token: basalt_NAME_SECRET, where SECRET is 64 hexadecimal digits.",
+                },
+                "expiresAt": { "type": "string", "format": "date-time", "description": "From when on it is good for nothing." },
+                "description": { "type": "string", "maxLength": 1024, "description": "What it is for." },
+            },
+        } },
+    });
+    ResourceDef {
+        group: GROUP.into(),
+        version: "v1".into(),
+        kind: "AccessToken".into(),
+        list_kind: "AccessTokenList".into(),
+        plural: PLURAL.into(),
+        singular: "accesstoken".into(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        namespaced: false,
+        has_status: false,
+        columns: vec![
+            column("User", ".spec.user", "string", "Whom it stands for"),
+            column("Expires", ".spec.expiresAt", "string", "From when on it is good for nothing"),
+            column("Description", ".spec.description", "string", "What it is for"),
+            column("Age", ".metadata.creationTimestamp", "date", "Time since creation"),
+        ],
+        schema: Arc::new(schema),
+        selectable_fields: vec!["spec.user".into()],
+        strategic_merge: false,
+    }
+}
+
+/// What is wrong with a token beyond its schema.
+pub fn validate(live: Option<&Value>, object: &Value) -> Vec<Cause> {
+    let cause = |field: &str, message: &str| Cause { reason: CauseReason::FieldValueInvalid, message: message.into(), field: field.into() };
+    let mut causes = Vec::new();
+    if object["metadata"]["name"].as_str().is_some_and(|name| name.is_empty()) {
+        causes.push(cause("metadata.name", "Invalid value: the name is a part of the token, and cannot be made up by the server"));
+    }
+    if live.is_some_and(|live| live["spec"] != object["spec"]) {
+        causes.push(cause("spec", "Invalid value: field is immutable: make another token and delete this one"));
+    }
+    if object["spec"]["expiresAt"].as_str().is_none_or(|time| time.parse::<Timestamp>().is_err()) {
+        causes.push(cause("spec.expiresAt", "Invalid value: not a time such as 2030-01-31T12:00:00Z"));
+    }
+    causes
+}
+
+impl Api {
+    /// Whom a request's bearer token stands for, if it has one.
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Identity>, Status> {
+        let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+        let unknown = || Status::new(Reason::Unauthorized, "Unauthorized: the bearer token is not known here; it may have been revoked");
+        let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unknown)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(Status::new(Reason::Unauthorized, "Unauthorized: only bearer tokens and client certificates are taken"));
+        }
+        let token = token.trim();
+        let name = name_of(token).ok_or_else(unknown)?;
+        let tokens = self.storage.cache.kind(GROUP, PLURAL).cloned().ok_or_else(unknown)?;
+        let mut found = tokens.get(name);
+        if found.is_none() && self.storage.catch_up().await.is_ok() {
+            found = tokens.get(name);
+        }
+        let spec = found.as_ref().map(|found| &found.value()["spec"]);
+        let hash = spec.and_then(|spec| spec["tokenHash"].as_str()).unwrap_or_default();
+        // That there is no such token takes as long as that there is one with another secret.
+        if !same(&hex(&Sha256::digest(token)), hash) {
+            return Err(unknown());
+        }
+        let Some(spec) = spec else { return Err(unknown()) };
+        let expires: Option<Timestamp> = spec["expiresAt"].as_str().and_then(|time| time.parse().ok());
+        if expires.is_none_or(|expires| expires <= Timestamp::now()) {
+            return Err(Status::new(Reason::Unauthorized, format!("Unauthorized: the bearer token {name:?} has expired")));
+        }
+        let groups = spec["groups"].as_array().into_iter().flatten().filter_map(|group| group.as_str().map(str::to_owned)).collect();
+        Ok(Some(Identity { user: spec["user"].as_str().unwrap_or_default().to_owned(), groups }))
+    }
+
+    /// Refuses a token that stands for somebody whom its maker is not and may not impersonate.
+    pub fn check_token(&self, asked: &Asked<'_>, new: &Value) -> Result<(), Status> {
+        let identity = asked.identity;
+        let may = |plural: &str, name: &str| {
+            let wanted = Attributes { verb: "impersonate", plural, name, ..Attributes::default() };
+            self.access.allows(identity, &Wanted::Resource(wanted))
+        };
+        let user = new["spec"]["user"].as_str().unwrap_or_default();
+        let groups = || new["spec"]["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let own = |group: &str| user == identity.user && identity.groups.iter().any(|own| own == group);
+        let master = identity.groups.iter().any(|group| group == MASTERS);
+        let lacking = if !master && user != identity.user && !may("users", user) {
+            Some(("user", user))
+        } else {
+            groups().find(|group| !master && !own(group) && !may("groups", group)).map(|group| ("group", group))
+        };
+        let Some((what, name)) = lacking else { return Ok(()) };
+        let def = &asked.target.def;
+        let message =
+            format!("is forbidden: User {:?} cannot impersonate the {what} {name:?}, whom the token would stand for", identity.user);
+        Err(Status::about(Reason::Forbidden, &def.group, &def.plural, new["metadata"]["name"].as_str().unwrap_or_default(), message))
+    }
+}
+
+/// The name in a token that is formed as one.
+fn name_of(token: &str) -> Option<&str> {
+    // Names have no underscores.
+    let (name, secret) = token.strip_prefix(PREFIX)?.split_once('_')?;
+    let digits = secret.len() == DIGITS && secret.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    (digits && !name.is_empty() && !name.contains('/')).then_some(name)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The time that it takes says nothing about how much is the same. A hash that is missing is like none.
+fn same(given: &str, stored: &str) -> bool {
+    let stored = stored.bytes().chain(std::iter::repeat(0));
+    let difference = given.bytes().zip(stored).fold(0, |difference, (given, stored)| difference | (given ^ stored));
+    std::hint::black_box(difference) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_taken_apart_only_if_it_is_formed_as_one() {
+        let secret = "0f".repeat(32);
+        assert_eq!(name_of(&format!("basalt_ci.deploy-1_{secret}")), Some("ci.deploy-1"));
+        for wrong in
+            ["", "basalt_", "basalt_ci", &format!("basalt__{secret}"), &format!("basalt_ci_{secret}0"), &format!("basalt_a/b_{secret}")]
+        {
+            assert_eq!(name_of(wrong), None, "{wrong}");
+        }
+        assert_eq!(name_of(&format!("basalt_ci_{}", secret.replace('f', "F"))), None);
+    }
+
+    #[test]
+    fn hashes_are_the_same_only_if_all_of_them_is() {
+        let hash = hex(&Sha256::digest("x"));
+        assert!(same(&hash, &hash));
+        assert!(!same(&hash, "") && !same(&hash, &hash[..63]) && !same(&hash, &hash.replace('2', "3")));
+    }
+}
