@@ -1,7 +1,8 @@
 //! The reference: etcd as the distribution ships it, on loopback, its data on the same disk.
 
 use super::{BenchError, throughput};
-use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp};
+use futures::{StreamExt, TryStreamExt, stream};
 use std::{
     net::{Ipv4Addr, TcpListener, TcpStream},
     process::{Child, Command, Stdio},
@@ -9,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, task::JoinSet};
 
 /// An etcd of the bench's own; it ends with this.
 pub struct Etcd {
@@ -58,6 +59,73 @@ impl Etcd {
     /// Pid of the process.
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Puts keys with a value below a prefix.
+    pub async fn fill(&self, prefix: &str, count: usize, value: &[u8]) -> Result<(), BenchError> {
+        let failed = |e: etcd_client::Error| BenchError::new("write to etcd", e);
+        let client = Client::connect([&self.endpoint], None).await.map_err(failed)?;
+        stream::iter(0..count)
+            .map(|number| {
+                let mut kv = client.kv_client();
+                async move { kv.put(format!("{prefix}{number:06}"), value, None).await.map_err(failed) }
+            })
+            .buffer_unordered(64)
+            .try_for_each(|_| std::future::ready(Ok(())))
+            .await
+    }
+
+    /// How long a range of so many keys below a prefix takes.
+    pub async fn range(&self, prefix: &str, count: usize) -> Result<Duration, BenchError> {
+        let failed = |e: etcd_client::Error| BenchError::new("read from etcd", e);
+        let client = Client::connect([&self.endpoint], None).await.map_err(failed)?;
+        let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
+        let begin = Instant::now();
+        let answer = kv.get(prefix, Some(GetOptions::new().with_prefix())).await.map_err(failed)?;
+        if answer.kvs().len() != count {
+            return Err(BenchError::new("read from etcd", format!("{} keys instead of {count}", answer.kvs().len())));
+        }
+        Ok(begin.elapsed())
+    }
+
+    /// How late each of `watchers` over `connections` saw each of `writes` writes.
+    pub async fn watch_latency(
+        &self,
+        watchers: usize,
+        connections: usize,
+        writes: usize,
+        pause: Duration,
+    ) -> Result<Vec<Duration>, BenchError> {
+        let failed = |e: etcd_client::Error| BenchError::new("watch etcd", e);
+        let mut following = JoinSet::new();
+        for _ in 0..connections {
+            let client = Client::connect([&self.endpoint], None).await.map_err(failed)?;
+            for _ in 0..watchers / connections {
+                let mut watch = client.watch_client().watch("watched", None).await.map_err(failed)?;
+                following.spawn(async move {
+                    let mut seen = Vec::new();
+                    while seen.len() < writes {
+                        let answer = watch.message().await.map_err(failed)?;
+                        let answer = answer.ok_or_else(|| BenchError::new("watch etcd", "it ended the watch"))?;
+                        seen.extend(answer.events().iter().map(|_| Instant::now()));
+                    }
+                    Ok::<_, BenchError>(seen)
+                });
+            }
+        }
+        let mut kv = Client::connect([&self.endpoint], None).await.map_err(failed)?.kv_client();
+        let mut acknowledged = Vec::new();
+        for number in 0..writes {
+            tokio::time::sleep(pause).await;
+            kv.put("watched", format!("{number:01024}"), None).await.map_err(failed)?;
+            acknowledged.push(Instant::now());
+        }
+        let mut late = Vec::new();
+        while let Some(seen) = following.join_next().await {
+            let seen = seen.map_err(|e| BenchError::new("run a watcher", e))??;
+            late.extend(seen.iter().zip(&acknowledged).map(|(seen, acknowledged)| seen.saturating_duration_since(*acknowledged)));
+        }
+        Ok(late)
     }
 
     /// Compare-and-swap writes a second by so many clients, each on a connection and a key of its own.

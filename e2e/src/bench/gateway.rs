@@ -74,7 +74,8 @@ fn stop(mut process: Child) {
     let _ = process.wait();
 }
 
-fn resident_mib(pid: u32) -> Result<f64, BenchError> {
+/// Resident memory of a process.
+pub fn resident_mib(pid: u32) -> Result<f64, BenchError> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).map_err(|e| BenchError::new("read the memory of a process", e))?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<f64>().ok());
     kib.map(|kib| kib / 1024.0).ok_or_else(|| BenchError::new("read the memory of a process", "no VmRSS"))

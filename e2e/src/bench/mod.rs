@@ -3,6 +3,7 @@
 
 pub mod etcd;
 pub mod gateway;
+pub mod reads;
 pub mod vmm;
 pub mod writes;
 

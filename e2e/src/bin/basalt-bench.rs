@@ -12,6 +12,9 @@ async fn main() -> Result<(), BenchError> {
     if wanted("writes") {
         bench::writes::run().await?;
     }
+    if wanted("reads") {
+        bench::reads::run().await?;
+    }
     if wanted("vmm") {
         bench::vmm::run().await?;
     }
