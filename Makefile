@@ -7,8 +7,9 @@ IMAGE_DIR  ?= /var/lib/basalt/images/first-light
 TARGET     := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 GUEST_DIR  ?= $(TARGET)/guest
 KUBECTLS   ?= kubectl
+CASES      ?= 20000
 
-.PHONY: help setup build release demo demo-down test lint manifests compatibility bench clean
+.PHONY: help setup build release demo demo-down test lint manifests compatibility fuzz bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-13s %s\n", $$1, $$2 }'
@@ -52,6 +53,10 @@ manifests: ## Write manifests/crds from the types in api/
 compatibility: ## Write docs/compatibility.md from what each kubectl of KUBECTLS prints
 	@scripts/setup build test
 	@scripts/compatibility $(KUBECTLS)
+
+fuzz: ## Send manifests, patches and intents with random faults, CASES of each kind
+	@scripts/setup build test
+	PROPTEST_CASES=$(CASES) cargo nextest run -p basalt-apiserver --test fuzz --no-fail-fast
 
 bench: ## Measure, each figure as a ratio against a named reference in the same run (root)
 	@scripts/setup build test demo
