@@ -1,12 +1,15 @@
-//! The kinds that the API server needs itself: Namespace, Event and Lease, with the schemas of Kubernetes's own types.
+//! The kinds that the API server needs itself: Namespace, Event, Lease and CustomResourceDefinition, with the schemas of Kubernetes's own types.
 
 use crate::{
-    access,
+    access, definitions,
     registry::{Column, ResourceDef},
 };
-use k8s_openapi::api::{
-    coordination::v1::Lease,
-    core::v1::{Event, Namespace},
+use k8s_openapi::{
+    api::{
+        coordination::v1::Lease,
+        core::v1::{Event, Namespace},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
@@ -92,7 +95,19 @@ pub fn definitions() -> Vec<ResourceDef> {
         vec![column("Holder", ".spec.holderIdentity", "string", "Who holds the lease"), age],
         schema_of::<Lease>("A Lease is held by renewing it."),
     );
-    let mut definitions = vec![namespace, event, lease];
+    let mut definition = def(
+        definitions::GROUP,
+        "CustomResourceDefinition",
+        definitions::PLURAL,
+        "crd",
+        false,
+        true,
+        vec![column("Created At", ".metadata.creationTimestamp", "date", "Time since creation")],
+        definition_schema(),
+    );
+    definition.short_names.push("crds".into());
+    definition.categories = vec!["api-extensions".into()];
+    let mut definitions = vec![namespace, event, lease, definition];
     definitions.extend(access::kinds::definitions());
     definitions.extend(access::review::definitions());
     definitions.push(access::token::definition());
@@ -102,6 +117,15 @@ pub fn definitions() -> Vec<ResourceDef> {
 fn namespace_schema() -> Value {
     let mut schema = schema_of::<Namespace>("A Namespace holds objects apart from those of other namespaces.");
     // The generated schema leaves out how lists are merged.
+    if let Some(Value::Object(conditions)) = schema.pointer_mut("/properties/status/properties/conditions") {
+        conditions.insert("x-kubernetes-list-type".into(), "map".into());
+        conditions.insert("x-kubernetes-list-map-keys".into(), json!(["type"]));
+    }
+    schema
+}
+
+fn definition_schema() -> Value {
+    let mut schema = schema_of::<CustomResourceDefinition>("A CustomResourceDefinition adds a kind to those that are served.");
     if let Some(Value::Object(conditions)) = schema.pointer_mut("/properties/status/properties/conditions") {
         conditions.insert("x-kubernetes-list-type".into(), "map".into());
         conditions.insert("x-kubernetes-list-map-keys".into(), json!(["type"]));
@@ -142,6 +166,10 @@ fn inline(schema: &Value, definitions: &Map<String, Value>, depth: usize) -> Val
     match schema {
         Value::Object(fields) => {
             if let Some(name) = fields.get("$ref").and_then(|r| r.as_str()?.rsplit('/').next()) {
+                if name.ends_with(".JSONSchemaProps") {
+                    // It contains itself. What it may say is checked where definitions are.
+                    return json!({ "type": "object", "description": "Schema of the object.", "x-kubernetes-preserve-unknown-fields": true });
+                }
                 let mut target = inline(definitions.get(name).unwrap_or(&Value::Null), definitions, depth + 1);
                 if let (Value::Object(target), Some(description)) = (&mut target, fields.get("description")) {
                     target.insert("description".into(), description.clone());

@@ -1,7 +1,8 @@
 //! The watch cache: every object of every kind as of the newest revision, and the recent events of each kind.
 //!
 //! One stream of the store's commits feeds it, in order. All lists and watches share the bytes of an object. A list is a snapshot of a persistent map; a watch is a replay from a bounded ring and a live tail,
-//! joined under the lock that events are published under, so that nothing is missed and nothing comes twice.
+//! joined under the lock that events are published under, so that nothing is missed and nothing comes twice. A kind that is added
+//! later is loaded between two commits of the stream.
 
 use crate::{
     keys,
@@ -15,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, Instant},
 };
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How many recent events a kind keeps for watches to replay.
@@ -86,9 +87,16 @@ struct State {
     live: broadcast::Sender<Arc<Event>>,
 }
 
+/// A kind by group and plural name.
+type Id = (String, String);
+
+/// A kind that is to be added, and whom to tell the revision that it is loaded at.
+type Order = (Id, oneshot::Sender<Revision>);
+
 /// The cache of all kinds.
 pub struct Cache {
-    kinds: HashMap<(String, String), Arc<Kind>>,
+    kinds: RwLock<HashMap<Id, Arc<Kind>>>,
+    orders: mpsc::UnboundedSender<Order>,
     progress: watch::Sender<Revision>,
 }
 
@@ -100,18 +108,38 @@ impl Cache {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
         let kinds = kinds.map(|id| (id, Arc::new(Kind::new()))).collect();
-        let cache = Arc::new(Self { kinds, progress: watch::Sender::new(0) });
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let cache = Arc::new(Self { kinds: RwLock::new(kinds), orders, progress: watch::Sender::new(0) });
         let revision = cache.load(&*store).await?;
         tokio::spawn({
             let cache = cache.clone();
-            async move { shutdown.run_until_cancelled(cache.follow(store, revision)).await }
+            async move { shutdown.run_until_cancelled(cache.follow(store, revision, ordered)).await }
         });
         Ok(cache)
     }
 
     /// A kind's part.
-    pub fn kind(&self, group: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.kinds.get(&(group.to_owned(), plural.to_owned()))
+    pub fn kind(&self, group: &str, plural: &str) -> Option<Arc<Kind>> {
+        let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
+        kinds.get(&(group.to_owned(), plural.to_owned())).cloned()
+    }
+
+    /// Loads a kind and follows it from then on; says whether it is here, after `patience` at the latest.
+    pub async fn add(&self, group: &str, plural: &str, patience: Duration) -> bool {
+        let (done, loaded) = oneshot::channel();
+        if self.orders.send(((group.to_owned(), plural.to_owned()), done)).is_err() {
+            return false;
+        }
+        match tokio::time::timeout(patience, loaded).await {
+            // Whoever lists the kind is to get a revision that a watch may start from.
+            Ok(Ok(revision)) => self.reaches(revision, patience).await,
+            _ => false,
+        }
+    }
+
+    /// Forgets a kind. Its watches end.
+    pub fn remove(&self, group: &str, plural: &str) {
+        self.kinds.write().unwrap_or_else(PoisonError::into_inner).remove(&(group.to_owned(), plural.to_owned()));
     }
 
     /// The revision up to which everything is here.
@@ -146,7 +174,8 @@ impl Cache {
         // revision that they know: whoever is cut off in the midst of it has to list again.
         let nothing = HashSet::new();
         let before = self.revision();
-        for ((group, plural), kind) in &self.kinds {
+        let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for ((group, plural), kind) in &kinds {
             kind.begin_anew(found.get(&(group.as_str(), plural.as_str())).unwrap_or(&nothing), before, range.revision);
         }
         changed.sort_by_key(|(_, _, entry)| entry.modified);
@@ -159,9 +188,9 @@ impl Cache {
         Ok(range.revision)
     }
 
-    async fn follow(&self, store: Arc<dyn Store>, mut revision: Revision) {
+    async fn follow(&self, store: Arc<dyn Store>, mut revision: Revision, mut orders: mpsc::UnboundedReceiver<Order>) {
         loop {
-            let error = self.take(&*store, &mut revision).await;
+            let error = self.take(&*store, &mut revision, &mut orders).await;
             match error {
                 WatchError::Store(StoreError::Closed) => return,
                 // What was missed is found by comparing all there is with all that was here.
@@ -180,24 +209,51 @@ impl Cache {
     }
 
     /// Takes the store's commits after a revision, which is moved on with them, until the stream ends; says why it did.
-    async fn take(&self, store: &dyn Store, revision: &mut Revision) -> WatchError {
+    async fn take(&self, store: &dyn Store, revision: &mut Revision, orders: &mut mpsc::UnboundedReceiver<Order>) -> WatchError {
         let mut stream = match store.watch(keys::ROOT.as_bytes(), *revision).await {
             Ok(stream) => stream,
             Err(error) => return error,
         };
-        while let Some(event) = stream.next().await {
-            match event {
-                Ok(event) => {
-                    for change in &event.changes {
-                        self.change(change, event.revision);
+        loop {
+            tokio::select! {
+                event = stream.next() => match event {
+                    Some(Ok(event)) => {
+                        for change in &event.changes {
+                            self.change(change, event.revision);
+                        }
+                        *revision = event.revision;
+                        self.progress.send_replace(event.revision);
                     }
-                    *revision = event.revision;
-                    self.progress.send_replace(event.revision);
-                }
-                Err(error) => return error,
+                    Some(Err(error)) => return error,
+                    None => break,
+                },
+                Some((id, done)) = orders.recv() => match self.load_kind(store, id).await {
+                    // Who asked may have lost patience.
+                    Ok(loaded) => drop(done.send(loaded)),
+                    Err(error) => return error.into(),
+                },
             }
         }
         StoreError::Engine { operation: "watch", reason: "the stream ended".into() }.into()
+    }
+
+    /// Loads one more kind, between two commits of the stream.
+    async fn load_kind(&self, store: &dyn Store, (group, plural): Id) -> Result<Revision, StoreError> {
+        if self.kind(&group, &plural).is_some() {
+            return Ok(self.revision());
+        }
+        let prefix = keys::kind_prefix(&group, &plural);
+        let mut range = store.range(prefix.as_bytes(), &prefix_end(prefix.as_bytes()), 0).await?;
+        let kind = Kind::new();
+        kind.begin_anew(&HashSet::new(), 0, range.revision);
+        range.entries.sort_by_key(|entry| entry.modified);
+        for entry in &range.entries {
+            if let (Some((_, _, place)), Some(object)) = (keys::split(&entry.key), decode(entry)) {
+                kind.publish(place, Some(object), entry.modified);
+            }
+        }
+        self.kinds.write().unwrap_or_else(PoisonError::into_inner).insert((group, plural), Arc::new(kind));
+        Ok(range.revision)
     }
 
     fn change(&self, change: &Change, revision: Revision) {
@@ -207,6 +263,9 @@ impl Cache {
         };
         let Some((group, plural, place)) = keys::split(key) else { return };
         let Some(kind) = self.kind(group, plural) else { return };
+        if kind.is_loaded_at(revision) {
+            return;
+        }
         match change {
             Change::Put { entry, .. } => {
                 if let Some(object) = decode(entry) {
@@ -234,6 +293,11 @@ impl Kind {
     fn read(&self) -> RwLockReadGuard<'_, State> {
         // The state is whole between any two of its statements that can panic.
         self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the kind was loaded as of this revision or a later one: the stream may still be behind.
+    fn is_loaded_at(&self, revision: Revision) -> bool {
+        revision <= self.read().floor
     }
 
     /// One object.

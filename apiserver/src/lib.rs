@@ -1,6 +1,6 @@
 //! The Kubernetes wire protocol over a [`basalt_store::Store`], for any registered kinds. It knows no concern of ours.
 //!
-//! The kinds come from CustomResourceDefinitions ([`Registry::add_crd`]); Namespace, Event and Lease are built in, and
+//! The kinds come from CustomResourceDefinitions, of the program ([`Registry::add_crd`]) or of its users; Namespace, Event and Lease are built in, and
 //! those of RBAC.
 //! Reads are answered from a watch cache, writes are compare-and-swap commits to the store.
 
@@ -12,6 +12,7 @@ mod builtin;
 mod cache;
 mod compression;
 mod decode;
+mod definitions;
 mod discovery;
 pub mod error;
 mod fence;

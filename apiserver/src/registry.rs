@@ -1,9 +1,16 @@
 //! The kinds that are served: what discovery lists, what paths lead to, and what each object must look like.
 
-use crate::{builtin, subresource::Subresource};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use crate::{
+    builtin,
+    schema::{Schema, SchemaError},
+    subresource::Subresource,
+};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, CustomResourceDefinitionNames};
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// One served version of one kind.
 #[derive(Clone, Debug)]
@@ -72,12 +79,109 @@ pub struct RegistryError {
     pub reason: String,
 }
 
+/// A kind, and its schema once it is compiled.
+#[derive(Clone)]
+struct Served {
+    def: Arc<ResourceDef>,
+    schema: Option<Arc<Schema>>,
+}
+
 /// All kinds that are served, by group, version and plural name.
 #[derive(Clone, Default)]
 pub struct Registry {
-    defs: BTreeMap<(String, String, String), Arc<ResourceDef>>,
+    defs: BTreeMap<(String, String, String), Served>,
     /// By group, plural name, and name of the subresource.
     subresources: BTreeMap<(String, String, String), Arc<dyn Subresource>>,
+    /// The definitions that the program itself brings, by name.
+    own: BTreeMap<String, Arc<CustomResourceDefinition>>,
+    /// By group and plural name: what is known of the kinds that users have defined.
+    custom: BTreeMap<(String, String), Custom>,
+}
+
+/// A kind that a user has defined.
+#[derive(Clone)]
+struct Custom {
+    definition: String,
+    stored_as: Option<String>,
+}
+
+/// A user's definition, compiled.
+pub(crate) struct Compiled {
+    id: (String, String),
+    versions: Vec<(Arc<ResourceDef>, Arc<Schema>)>,
+    stored_as: Option<String>,
+}
+
+impl Compiled {
+    /// Compiles a definition, which is served by the names that it has got.
+    pub(crate) fn new(crd: &CustomResourceDefinition, names: &CustomResourceDefinitionNames) -> Result<Self, RegistryError> {
+        let mut versions = Vec::new();
+        for def in definitions_of(crd, names)? {
+            let error =
+                |error: SchemaError| RegistryError { name: crd.metadata.name.clone().unwrap_or_default(), reason: error.to_string() };
+            let schema = Schema::compile(&def.schema).map_err(error)?;
+            versions.push((Arc::new(def), Arc::new(schema)));
+        }
+        let storage = crd.spec.versions.iter().find(|version| version.storage);
+        let stored_as = storage.filter(|_| crd.spec.versions.len() > 1).map(|version| format!("{}/{}", crd.spec.group, version.name));
+        Ok(Self { id: (crd.spec.group.clone(), names.plural.clone()), versions, stored_as })
+    }
+
+    /// Group and plural name of the kind.
+    pub(crate) fn id(&self) -> (&str, &str) {
+        (&self.id.0, &self.id.1)
+    }
+
+    /// The kind in each served version.
+    pub(crate) fn defs(&self) -> impl Iterator<Item = &Arc<ResourceDef>> {
+        self.versions.iter().map(|(def, _)| def)
+    }
+}
+
+/// The kind of a definition, by the names that it has got, in each served version.
+fn definitions_of(crd: &CustomResourceDefinition, names: &CustomResourceDefinitionNames) -> Result<Vec<ResourceDef>, RegistryError> {
+    let error = |reason: &str| RegistryError { name: crd.metadata.name.clone().unwrap_or_default(), reason: reason.into() };
+    let mut defs = Vec::new();
+    for version in crd.spec.versions.iter().filter(|v| v.served) {
+        let schema = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()).ok_or_else(|| error("it has no schema"))?;
+        let schema = serde_json::to_value(schema).map_err(|e| error(&format!("its schema is not JSON: {e}")))?;
+        let columns = version.additional_printer_columns.iter().flatten().map(|c| Column {
+            name: c.name.clone(),
+            json_path: c.json_path.clone(),
+            type_: c.type_.clone(),
+            format: c.format.clone().unwrap_or_default(),
+            description: c.description.clone().unwrap_or_default(),
+            priority: c.priority.unwrap_or(0),
+        });
+        let mut columns: Vec<Column> = columns.collect();
+        if columns.is_empty() {
+            columns.push(Column {
+                name: "Age".into(),
+                json_path: ".metadata.creationTimestamp".into(),
+                type_: "date".into(),
+                format: String::new(),
+                description: "Time since creation".into(),
+                priority: 0,
+            });
+        }
+        defs.push(ResourceDef {
+            group: crd.spec.group.clone(),
+            version: version.name.clone(),
+            kind: names.kind.clone(),
+            list_kind: names.list_kind.clone().unwrap_or_else(|| format!("{}List", names.kind)),
+            plural: names.plural.clone(),
+            singular: names.singular.clone().unwrap_or_else(|| names.kind.to_lowercase()),
+            short_names: names.short_names.clone().unwrap_or_default(),
+            categories: names.categories.clone().unwrap_or_default(),
+            namespaced: crd.spec.scope == "Namespaced",
+            has_status: version.subresources.as_ref().is_some_and(|s| s.status.is_some()),
+            columns,
+            schema: Arc::new(schema),
+            selectable_fields: version.selectable_fields.iter().flatten().map(|f| f.json_path.trim_start_matches('.').to_owned()).collect(),
+            strategic_merge: false,
+        });
+    }
+    Ok(defs)
 }
 
 impl Registry {
@@ -103,58 +207,84 @@ impl Registry {
         self.subresources.keys().filter(move |(g, p, _)| g == group && p == plural).map(|(_, _, name)| name.as_str())
     }
 
-    /// Adds every served version of a definition.
+    /// Adds every served version of a definition that the program itself brings.
     pub fn add_crd(&mut self, crd: &CustomResourceDefinition) -> Result<(), RegistryError> {
-        let names = &crd.spec.names;
-        let error = |reason: &str| RegistryError { name: crd.metadata.name.clone().unwrap_or_default(), reason: reason.into() };
-        for version in crd.spec.versions.iter().filter(|v| v.served) {
-            let schema = version.schema.as_ref().and_then(|s| s.open_api_v3_schema.as_ref()).ok_or_else(|| error("it has no schema"))?;
-            let schema = serde_json::to_value(schema).map_err(|e| error(&format!("its schema is not JSON: {e}")))?;
-            let columns = version.additional_printer_columns.iter().flatten().map(|c| Column {
-                name: c.name.clone(),
-                json_path: c.json_path.clone(),
-                type_: c.type_.clone(),
-                format: c.format.clone().unwrap_or_default(),
-                description: c.description.clone().unwrap_or_default(),
-                priority: c.priority.unwrap_or(0),
-            });
-            self.add(ResourceDef {
-                group: crd.spec.group.clone(),
-                version: version.name.clone(),
-                kind: names.kind.clone(),
-                list_kind: names.list_kind.clone().unwrap_or_else(|| format!("{}List", names.kind)),
-                plural: names.plural.clone(),
-                singular: names.singular.clone().unwrap_or_else(|| names.kind.to_lowercase()),
-                short_names: names.short_names.clone().unwrap_or_default(),
-                categories: names.categories.clone().unwrap_or_default(),
-                namespaced: crd.spec.scope == "Namespaced",
-                has_status: version.subresources.as_ref().is_some_and(|s| s.status.is_some()),
-                columns: columns.collect(),
-                schema: Arc::new(schema),
-                selectable_fields: version
-                    .selectable_fields
-                    .iter()
-                    .flatten()
-                    .map(|f| f.json_path.trim_start_matches('.').to_owned())
-                    .collect(),
-                strategic_merge: false,
-            });
+        for def in definitions_of(crd, &crd.spec.names)? {
+            self.add(def);
         }
+        self.own.insert(crd.metadata.name.clone().unwrap_or_default(), Arc::new(crd.clone()));
         Ok(())
+    }
+
+    /// Whether the program itself brings the kind that a definition with this name defines.
+    pub(crate) fn brings(&self, definition: &str) -> bool {
+        self.own.contains_key(definition)
+    }
+
+    /// The definitions that the program itself brings.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &Arc<CustomResourceDefinition>> {
+        self.own.values()
+    }
+
+    /// Adds the kind of a user's definition.
+    pub(crate) fn add_compiled(&mut self, definition: &str, compiled: &Compiled) {
+        for (def, schema) in &compiled.versions {
+            self.insert(def.clone(), Some(schema.clone()));
+        }
+        let custom = Custom { definition: definition.to_owned(), stored_as: compiled.stored_as.clone() };
+        self.custom.insert(compiled.id.clone(), custom);
+    }
+
+    /// The name of the user's definition of a kind; none for the kinds of the program.
+    pub(crate) fn defined_by(&self, group: &str, plural: &str) -> Option<&str> {
+        self.custom.get(&(group.to_owned(), plural.to_owned())).map(|custom| custom.definition.as_str())
+    }
+
+    /// The `apiVersion` that new objects of a kind are stored with, if objects of it may have another one.
+    pub(crate) fn stored_as(&self, group: &str, plural: &str) -> Option<&str> {
+        self.custom.get(&(group.to_owned(), plural.to_owned()))?.stored_as.as_deref()
     }
 
     /// Adds one kind.
     pub fn add(&mut self, def: ResourceDef) {
-        self.defs.insert((def.group.clone(), def.version.clone(), def.plural.clone()), Arc::new(def));
+        self.insert(Arc::new(def), None);
+    }
+
+    fn insert(&mut self, def: Arc<ResourceDef>, schema: Option<Arc<Schema>>) {
+        self.defs.insert((def.group.clone(), def.version.clone(), def.plural.clone()), Served { def, schema });
+    }
+
+    /// Compiles the schemas of all kinds; of one that cannot be, says which it is.
+    pub(crate) fn compile(&mut self) -> Result<(), (Arc<ResourceDef>, SchemaError)> {
+        for served in self.defs.values_mut().filter(|served| served.schema.is_none()) {
+            let schema = Schema::compile(&served.def.schema).map_err(|error| (served.def.clone(), error))?;
+            served.schema = Some(Arc::new(schema));
+        }
+        Ok(())
     }
 
     /// The kind behind a path.
     pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<ResourceDef>> {
+        self.served(group, version, plural).map(|served| &served.def)
+    }
+
+    /// Its compiled schema.
+    pub(crate) fn schema(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Schema>> {
+        self.served(group, version, plural)?.schema.as_ref()
+    }
+
+    fn served(&self, group: &str, version: &str, plural: &str) -> Option<&Served> {
         self.defs.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
     }
 
     /// All kinds, in the order of group, version and plural name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<ResourceDef>> {
-        self.defs.values()
+        self.defs.values().map(|served| &served.def)
+    }
+
+    /// All kinds, each in one of its versions.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &Arc<ResourceDef>> {
+        let mut seen = BTreeSet::new();
+        self.iter().filter(move |def| seen.insert((def.group.as_str(), def.plural.as_str())))
     }
 }

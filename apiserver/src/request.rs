@@ -4,6 +4,7 @@ use crate::{
     error::{Reason, Status},
     identity::Attributes,
     namespace,
+    object::Object,
     registry::{Registry, ResourceDef},
 };
 use axum::{
@@ -32,6 +33,8 @@ pub struct Target {
     pub name: Option<String>,
     /// The subresource of the path, or empty.
     pub subresource: String,
+    /// The `apiVersion` that objects of the kind are stored with, if some may have another one than that of the path.
+    pub stored_as: Option<String>,
 }
 
 impl Target {
@@ -64,7 +67,19 @@ impl Target {
         if def.namespaced && namespace.is_none() && name.is_some() {
             return Ok(None);
         }
-        Ok(Some(Self { def, namespace, name, subresource }))
+        let stored_as = registry.stored_as(&def.group, &def.plural).map(str::to_owned);
+        Ok(Some(Self { def, namespace, name, subresource, stored_as }))
+    }
+
+    /// An object as it is in the version of the path: without conversion, versions differ in nothing but their name.
+    pub fn in_version(&self, object: &Arc<Object>) -> Arc<Object> {
+        let wanted = self.def.api_version();
+        if self.stored_as.is_none() || object.value()["apiVersion"] == wanted {
+            return object.clone();
+        }
+        let mut value = object.value().clone();
+        value["apiVersion"] = wanted.into();
+        Arc::new(Object::of(value, object.revision))
     }
 
     /// What a verb on it means to whoever decides whether it may be. A namespace is in itself, and who lists one object by its

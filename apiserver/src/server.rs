@@ -6,7 +6,9 @@ use crate::{
     audit::Audit,
     backup,
     cache::Cache,
-    compression, discovery,
+    compression,
+    definitions::{self, Follower},
+    discovery,
     error::{Reason, Status},
     fence::Fence,
     gc,
@@ -18,7 +20,7 @@ use crate::{
     passage::Passage,
     registry::{Registry, ResourceDef},
     request::{self, Query, Target},
-    schema::{Schema, SchemaError},
+    schema::SchemaError,
     storage::Storage,
     telemetry::{self, Metrics, Timed},
 };
@@ -31,7 +33,8 @@ use axum::{
 };
 use basalt_store::{Store, StoreError};
 use serde_json::{Value, json};
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How the API server is started.
@@ -76,6 +79,9 @@ pub enum StartError {
         /// Why.
         status: Box<Status>,
     },
+    /// The definitions of kinds cannot be made or read.
+    #[error("cannot serve the definitions of kinds: {0}")]
+    Definitions(Box<Status>),
     /// The built-in roles cannot be made.
     #[error("cannot make the built-in roles: {0}")]
     Roles(Box<Status>),
@@ -89,25 +95,21 @@ pub struct ApiServer {
 
 impl ApiServer {
     /// Loads all objects and starts what runs in the background.
-    pub async fn start(store: Arc<dyn Store>, registry: Registry, options: Options) -> Result<Self, StartError> {
+    pub async fn start(store: Arc<dyn Store>, mut registry: Registry, options: Options) -> Result<Self, StartError> {
         if backup::is_unfinished(&*store).await? {
             return Err(StartError::Unfinished);
         }
-        let mut schemas = HashMap::new();
-        for def in registry.iter() {
-            let schema = Schema::compile(&def.schema).map_err(|source| StartError::Schema { plural: def.plural.clone(), source })?;
-            schemas.insert((def.group.clone(), def.version.clone(), def.plural.clone()), schema);
-        }
+        registry.compile().map_err(|(def, source)| StartError::Schema { plural: def.plural.clone(), source })?;
         let metrics = options.metrics;
         let store: Arc<dyn Store> = Arc::new(Timed::new(store, metrics.clone()));
         let kinds = registry.iter().map(|def| (def.group.clone(), def.plural.clone()));
         let cache = Cache::start(store.clone(), kinds, options.shutdown.clone()).await?;
         let access = Access::new(cache.clone(), options.authorizers);
         let api = Arc::new(Api {
-            registry,
+            kinds: watch::Sender::new(Arc::new(registry)),
             storage: Storage { store, cache },
             access,
-            schemas,
+            defined: watch::Sender::new(0),
             metrics,
             audit: options.audit,
             request_ids: RequestIds::default(),
@@ -117,6 +119,11 @@ impl ApiServer {
             api.ensure_namespace(&name).await.map_err(|status| StartError::Namespace { name, status: Box::new(status) })?;
         }
         api.ensure_roles(&options.roles).await.map_err(|status| StartError::Roles(Box::new(status)))?;
+        let definitions = |status| StartError::Definitions(Box::new(status));
+        api.ensure_definitions().await.map_err(definitions)?;
+        let mut follower = Follower::new(api.clone());
+        follower.take_in().await.map_err(definitions)?;
+        tokio::spawn(definitions::run(follower));
         tokio::spawn(gc::run(api.clone()));
         Ok(Self { api })
     }
@@ -129,7 +136,7 @@ impl ApiServer {
 
 impl Api {
     async fn ensure_namespace(&self, name: &str) -> Result<(), Status> {
-        let Some(def) = self.registry.get("", "v1", "namespaces").cloned() else { return Ok(()) };
+        let Some(def) = self.registry().get("", "v1", "namespaces").cloned() else { return Ok(()) };
         if self.storage.get(&def, name).await?.is_some() {
             return Ok(());
         }
@@ -186,17 +193,24 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
         let off = || Status::new(Reason::NotFound, "this server keeps no audit log");
         return api.audit.as_ref().ok_or_else(off)?.answer(request.uri()).await;
     }
-    if let Some(found) = describe(api, &request, &path) {
-        api.authorize(&identity, &reading).await?;
-        if request.method() != Method::GET && request.method() != Method::HEAD {
-            return Err(Status::new(Reason::MethodNotAllowed, format!("{path} knows only GET")));
+    for newest in [false, true] {
+        if newest {
+            // It may be of a definition that has just been made, here or by another server.
+            api.definitions_settle().await?;
         }
-        return Ok(document(&found, request.headers()));
+        let registry = api.registry();
+        if let Some(found) = describe(&registry, &request, &path) {
+            api.authorize(&identity, &reading).await?;
+            if request.method() != Method::GET && request.method() != Method::HEAD {
+                return Err(Status::new(Reason::MethodNotAllowed, format!("{path} knows only GET")));
+            }
+            return Ok(document(&found, request.headers()));
+        }
+        if let Some(target) = Target::parse(&registry, &path)? {
+            return serve(api, request, target, &identity, passage).await;
+        }
     }
-    let Some(target) = Target::parse(&api.registry, &path)? else {
-        return Err(Status::new(Reason::NotFound, "the server could not find the requested resource"));
-    };
-    serve(api, request, target, &identity, passage).await
+    Err(Status::new(Reason::NotFound, "the server could not find the requested resource"))
 }
 
 async fn metrics(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
@@ -210,8 +224,7 @@ async fn metrics(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
 }
 
 /// What is said of the kinds, as against of objects.
-fn describe(api: &Api, request: &Request, path: &str) -> Option<Value> {
-    let registry = &api.registry;
+fn describe(registry: &Registry, request: &Request, path: &str) -> Option<Value> {
     let aggregated = negotiate::wants_aggregated_discovery(request.headers());
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     match segments.as_slice() {
@@ -299,12 +312,15 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: &Iden
     if settles && answer.is_ok() {
         api.storage.catch_up().await?;
     }
+    if writes && definitions::is_definition(&target.def) && answer.is_ok() {
+        api.definitions_settle().await?;
+    }
     answer
 }
 
 /// A subresource that somebody else answers.
 async fn other(api: &Arc<Api>, def: &ResourceDef, subresource: &str, target: &Target, query: Query) -> Result<Response<Body>, Status> {
-    let Some(answers) = api.registry.subresource(&def.group, &def.plural, subresource) else {
+    let Some(answers) = api.registry().subresource(&def.group, &def.plural, subresource).cloned() else {
         return Err(Status::new(Reason::NotFound, "the server could not find the requested resource"));
     };
     let name = target.name.as_deref().unwrap_or_default();

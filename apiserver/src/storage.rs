@@ -36,8 +36,9 @@ pub enum Outcome {
 
 impl Storage {
     /// A kind's part of the cache.
-    pub fn kind(&self, def: &ResourceDef) -> Result<&Arc<Kind>, Status> {
-        self.cache.kind(&def.group, &def.plural).ok_or_else(|| Status::new(Reason::InternalError, format!("{} are not cached", def.plural)))
+    pub fn kind(&self, def: &ResourceDef) -> Result<Arc<Kind>, Status> {
+        let gone = || Status::new(Reason::NotFound, format!("{} are not served any more", def.plural));
+        self.cache.kind(&def.group, &def.plural).ok_or_else(gone)
     }
 
     /// Waits until the cache has all that was acknowledged before now.
@@ -61,10 +62,20 @@ impl Storage {
 
     /// Writes a new object; `None` if there is one already.
     pub async fn create(&self, def: &ResourceDef, place: &str, object: Value) -> Result<Option<Arc<Object>>, Status> {
-        match self.put(def, place, Expect::Absent, object).await {
-            Ok(created) => Ok(Some(created)),
+        match self.create_if(def, place, object, None).await? {
+            Created::Made(created) => Ok(Some(created)),
+            Created::Exists | Created::Outdated => Ok(None),
+        }
+    }
+
+    /// The same, if something else holds when it is committed.
+    pub async fn create_if(&self, def: &ResourceDef, place: &str, object: Value, guard: Option<Write>) -> Result<Created, Status> {
+        let guarding = guard.as_ref().map(|guard| guard.key.clone());
+        match self.put(def, place, Expect::Absent, object, guard).await {
+            Ok(created) => Ok(Created::Made(created)),
             Err(CommitError::Conflict { key, .. }) if fenced(&key) => Err(Fence::refusal()),
-            Err(CommitError::Conflict { .. }) => Ok(None),
+            Err(CommitError::Conflict { key, .. }) if guarding.as_ref() == Some(&key) => Ok(Created::Outdated),
+            Err(CommitError::Conflict { .. }) => Ok(Created::Exists),
             Err(CommitError::Store(error)) => Err(error.into()),
         }
     }
@@ -86,13 +97,13 @@ impl Storage {
         let mut fresh = false;
         for _ in 0..TRIES {
             let outcome = match change(live.value()) {
-                Ok(outcome) => outcome,
-                Err(_) if !fresh => {
-                    // The refusal may be of a state that is no more.
+                // That there is nothing to do, or a refusal, may be of a state that is no more.
+                Ok(Outcome::Keep) | Err(_) if !fresh => {
                     fresh = true;
                     live = self.get(def, place).await?.ok_or_else(not_found)?;
                     continue;
                 }
+                Ok(outcome) => outcome,
                 Err(refusal) => return Err(refusal),
             };
             let expect = Expect::At(live.revision);
@@ -100,8 +111,8 @@ impl Storage {
                 Outcome::Keep => return Ok(Changed::Kept(live)),
                 Outcome::Delete if dry_run => return Ok(Changed::Deleted(live)),
                 Outcome::Put(new) if dry_run => return Ok(Changed::Put(Arc::new(Object::of(new, live.revision)))),
-                Outcome::Put(new) => self.put(def, place, expect, new).await.map(Changed::Put),
-                Outcome::Delete => self.commit(def, place, expect, Action::Delete).await.map(|_| Changed::Deleted(live.clone())),
+                Outcome::Put(new) => self.put(def, place, expect, new, None).await.map(Changed::Put),
+                Outcome::Delete => self.commit(def, place, expect, Action::Delete, None).await.map(|_| Changed::Deleted(live.clone())),
             };
             match written {
                 Ok(changed) => return Ok(changed),
@@ -123,9 +134,16 @@ impl Storage {
         ))
     }
 
-    async fn put(&self, def: &ResourceDef, place: &str, expect: Expect, mut new: Value) -> Result<Arc<Object>, CommitError> {
+    async fn put(
+        &self,
+        def: &ResourceDef,
+        place: &str,
+        expect: Expect,
+        mut new: Value,
+        guard: Option<Write>,
+    ) -> Result<Arc<Object>, CommitError> {
         let bytes = encode(&mut new);
-        let revision = self.commit(def, place, expect, Action::Put(bytes.clone())).await?;
+        let revision = self.commit(def, place, expect, Action::Put(bytes.clone()), guard).await?;
         // The cache most often has it already, and is spared the reading.
         let cached = self.cache.kind(&def.group, &def.plural).and_then(|kind| kind.get(place)).filter(|o| o.revision == revision);
         let object = match cached {
@@ -136,10 +154,27 @@ impl Storage {
         Ok(object)
     }
 
-    async fn commit(&self, def: &ResourceDef, place: &str, expect: Expect, action: Action) -> Result<u64, CommitError> {
+    async fn commit(
+        &self,
+        def: &ResourceDef,
+        place: &str,
+        expect: Expect,
+        action: Action,
+        guard: Option<Write>,
+    ) -> Result<u64, CommitError> {
         let write = Write { key: keys::key(&def.group, &def.plural, place), expect, action };
-        self.store.commit(std::iter::once(write).chain(Fence::check()).collect()).await
+        self.store.commit(std::iter::once(write).chain(guard).chain(Fence::check()).collect()).await
     }
+}
+
+/// What became of an object that was to be made.
+pub enum Created {
+    /// It is there.
+    Made(Arc<Object>),
+    /// Another was there already.
+    Exists,
+    /// What had to hold does not.
+    Outdated,
 }
 
 /// What became of an object.

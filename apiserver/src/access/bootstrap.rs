@@ -119,7 +119,7 @@ impl Api {
 
     /// Makes an object if it is not there; otherwise puts into it what `complete` does.
     async fn ensure(&self, plural: &str, new: Value, complete: impl Fn(&mut Value, &Value)) -> Result<(), Status> {
-        let Some(def) = self.registry.get(GROUP, "v1", plural).cloned() else { return Ok(()) };
+        let Some(def) = self.registry().get(GROUP, "v1", plural).cloned() else { return Ok(()) };
         let place = keys::place(None, new["metadata"]["name"].as_str().unwrap_or_default());
         let manager = Manager { name: "basalt", subresource: "" };
         if self.storage.get(&def, &place).await?.is_none() {

@@ -64,7 +64,7 @@ pub struct Access {
 impl Access {
     /// By the roles and bindings in a cache, and by others.
     pub fn new(cache: Arc<Cache>, further: Vec<Arc<dyn Authorizer>>) -> Self {
-        let kind = |plural: &str| cache.kind(GROUP, plural).cloned();
+        let kind = |plural: &str| cache.kind(GROUP, plural);
         let kinds = match (kind("roles"), kind("clusterroles"), kind("rolebindings"), kind("clusterrolebindings")) {
             (Some(roles), Some(cluster_roles), Some(bindings), Some(cluster_bindings)) => {
                 Some([roles, cluster_roles, bindings, cluster_bindings])

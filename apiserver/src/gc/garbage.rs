@@ -34,7 +34,7 @@ pub struct Objects {
 impl Objects {
     /// An object as it is now, with its kind.
     pub fn find(&self, id: &Id) -> Option<(Arc<ResourceDef>, Arc<Object>)> {
-        let def = self.api.registry.iter().find(|def| def.group == id.group && def.plural == id.plural)?.clone();
+        let def = self.api.registry().iter().find(|def| def.group == id.group && def.plural == id.plural)?.clone();
         let object = self.api.storage.cache.kind(&id.group, &id.plural)?.get(&id.place)?;
         Some((def, object))
     }
@@ -58,7 +58,7 @@ impl Objects {
     fn owner(&self, reference: &Value, namespace: Option<&str>) -> Option<Option<Arc<Object>>> {
         let text = |field: &str| reference[field].as_str().unwrap_or_default();
         let group = text("apiVersion").rsplit_once('/').map_or("", |(group, _)| group);
-        let def = self.api.registry.iter().find(|def| def.group == group && def.kind == text("kind"))?;
+        let def = self.api.registry().iter().find(|def| def.group == group && def.kind == text("kind"))?.clone();
         // An owner is in the same namespace, or in none. Nobody knows which one an object of the whole cluster means.
         let namespace = if def.namespaced { Some(namespace?) } else { None };
         let place = keys::place(namespace, text("name"));
@@ -103,8 +103,8 @@ impl Objects {
     fn trigger(&self, reference: &Value, namespace: Option<&str>) -> Trigger {
         let text = |field: &str| reference[field].as_str().unwrap_or_default().to_owned();
         let group = text("apiVersion").rsplit_once('/').map_or_else(String::new, |(group, _)| group.to_owned());
-        let def = self.api.registry.iter().find(|def| def.group == group && def.kind == text("kind"));
-        let namespace = namespace.filter(|_| def.is_none_or(|def| def.namespaced)).unwrap_or_default().to_owned();
+        let def = self.api.registry().iter().find(|def| def.group == group && def.kind == text("kind")).cloned();
+        let namespace = namespace.filter(|_| def.as_ref().is_none_or(|def| def.namespaced)).unwrap_or_default().to_owned();
         let resource = def.map_or_else(|| text("kind"), |def| def.plural.clone());
         Trigger { controller: String::new(), group, resource, namespace, name: text("name"), uid: text("uid"), generation: None }
     }
@@ -171,14 +171,16 @@ impl Objects {
 
     async fn try_empty(&self, name: &str) -> Result<(), Status> {
         self.api.storage.catch_up().await?;
-        let Some(def) = self.api.registry.get("", "v1", "namespaces") else { return Ok(()) };
+        let registry = self.api.registry();
+        let Some(def) = registry.get("", "v1", "namespaces") else { return Ok(()) };
         let found = self.api.storage.kind(def)?.get(name);
         if found.as_ref().is_some_and(|namespace| !is_terminating(namespace.value())) {
             return Ok(());
         }
         let mut left = Vec::new();
-        for def in self.api.registry.iter().filter(|def| def.namespaced) {
-            let objects = self.api.storage.kind(def)?.snapshot(0).objects;
+        for def in registry.kinds().filter(|def| def.namespaced) {
+            let Some(kind) = self.api.storage.cache.kind(&def.group, &def.plural) else { continue };
+            let objects = kind.snapshot(0).objects;
             let within = || objects.range(format!("{name}/")..format!("{name}0"));
             for (place, object) in within().filter(|(_, object)| !is_terminating(object.value())) {
                 match self.api.remove(def, place, &Deletion::of(object.value())).await {

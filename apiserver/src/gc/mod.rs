@@ -16,7 +16,7 @@ use crate::{
     handlers::{Api, checks::finalizers, delete::Deletion},
     namespace,
     object::Object,
-    registry::ResourceDef,
+    registry::{Registry, ResourceDef},
 };
 use futures::{
     FutureExt, StreamExt,
@@ -28,7 +28,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_stream::wrappers::{BroadcastStream, errors::BroadcastStreamRecvError};
 
 /// Holds an object until all that it owns and that blocks its deletion is gone.
@@ -48,7 +48,7 @@ pub async fn run(api: Arc<Api>) {
         loop {
             let mut collector = Collector::new(api.clone(), std::mem::take(&mut gone));
             if collector.collect().await.is_err() {
-                tracing::info!("garbage collection did not keep up with the events and looks at everything");
+                tracing::info!("garbage collection has missed events, or there are other kinds now, and looks at everything");
             }
             gone = collector.gone;
         }
@@ -56,7 +56,7 @@ pub async fn run(api: Arc<Api>) {
     shutdown.run_until_cancelled(forever).await;
 }
 
-/// Events were lost: the index is not to be trusted.
+/// Events were lost, or there are other kinds now: the index is not to be trusted.
 struct Lost;
 
 /// Why an object was not settled.
@@ -81,6 +81,8 @@ type Events = SelectAll<BoxStream<'static, (Arc<ResourceDef>, Result<Arc<Event>,
 
 struct Collector {
     objects: Objects,
+    /// Tells that there are other kinds.
+    kinds: watch::Receiver<Arc<Registry>>,
     events: Events,
     /// How many events of each kind are in the index.
     taken_in: HashMap<(String, String), u64>,
@@ -99,8 +101,11 @@ struct Collector {
 
 impl Collector {
     fn new(api: Arc<Api>, gone: HashSet<String>) -> Self {
+        let mut kinds = api.kinds.subscribe();
+        let registry = kinds.borrow_and_update().clone();
         let mut collector = Self {
             objects: Objects { api: api.clone() },
+            kinds,
             events: SelectAll::new(),
             taken_in: HashMap::new(),
             index: Index::default(),
@@ -110,12 +115,9 @@ impl Collector {
             todo: BTreeSet::new(),
             emptier: BTreeSet::new(),
         };
-        for def in api.registry.iter().cloned() {
+        for def in registry.kinds().cloned() {
             let id = (def.group.clone(), def.plural.clone());
-            let Some(kind) = api.storage.cache.kind(&def.group, &def.plural).cloned() else { continue };
-            if collector.taken_in.contains_key(&id) {
-                continue;
-            }
+            let Some(kind) = api.storage.cache.kind(&def.group, &def.plural) else { continue };
             let (snapshot, live) = kind.watch_from_now(0);
             collector.taken_in.insert(id, snapshot.events);
             for object in snapshot.objects.values() {
@@ -136,9 +138,9 @@ impl Collector {
             } else if let Some(namespace) = self.emptier.pop_first() {
                 self.objects.empty_namespace(&namespace).await;
             } else {
-                let Ok(next) = tokio::time::timeout_at(sweep, self.events.next()).await else { return Ok(()) };
-                let (def, event) = next.ok_or(Lost)?;
-                self.take_in(&def, &*event.map_err(|_| Lost)?);
+                let Ok(next) = tokio::time::timeout_at(sweep, self.next()).await else { return Ok(()) };
+                let (def, event) = next?;
+                self.take_in(&def, &event);
             }
         }
     }
@@ -158,10 +160,21 @@ impl Collector {
             taken_in.iter().any(|((group, plural), count)| cache.kind(group, plural).is_some_and(|kind| kind.events() > *count))
         };
         while behind(&self.taken_in) {
-            let (def, event) = self.events.next().await.ok_or(Lost)?;
-            self.take_in(&def, &*event.map_err(|_| Lost)?);
+            let (def, event) = self.next().await?;
+            self.take_in(&def, &event);
         }
         Ok(())
+    }
+
+    /// The next event of any kind.
+    async fn next(&mut self) -> Result<(Arc<ResourceDef>, Arc<Event>), Lost> {
+        tokio::select! {
+            next = self.events.next() => {
+                let (def, event) = next.ok_or(Lost)?;
+                Ok((def, event.map_err(|_| Lost)?))
+            }
+            _ = self.kinds.changed() => Err(Lost),
+        }
     }
 
     fn take_in(&mut self, def: &ResourceDef, event: &Event) {

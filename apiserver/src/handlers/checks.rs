@@ -2,7 +2,7 @@
 
 use super::{Api, Asked};
 use crate::{
-    access,
+    access, definitions,
     error::{Cause, CauseReason, Details, Reason, Status},
     metadata,
     registry::ResourceDef,
@@ -97,6 +97,9 @@ impl Api {
     pub fn refuse_unknown(&self, asked: &Asked<'_>, new: &mut Value) -> Result<Vec<UnknownField>, Status> {
         let mut unknown = self.schema(&asked.target.def)?.prune(new);
         unknown.extend(metadata::prune(new));
+        if definitions::is_definition(&asked.target.def) {
+            unknown.extend(definitions::prune(new));
+        }
         match asked.query.field_validation()? {
             FieldValidation::Ignore => Ok(Vec::new()),
             FieldValidation::Strict if !unknown.is_empty() => Err(strict_error(&asked.target.def, new, &unknown)),
@@ -111,6 +114,9 @@ impl Api {
         causes.extend(self.schema(def)?.validate(new, old));
         if causes.is_empty() {
             causes.extend(access::validate::validate(def, old, new));
+        }
+        if causes.is_empty() && definitions::is_definition(def) {
+            causes.extend(definitions::check(new, old));
         }
         if causes.is_empty() {
             return Ok(());

@@ -7,7 +7,7 @@ use super::{
     read::Selection,
 };
 use crate::{
-    decode,
+    decode, definitions,
     error::{Reason, Status},
     gc::{FOREGROUND, ORPHAN},
     keys, namespace,
@@ -149,6 +149,9 @@ impl Api {
         if namespace::is_namespace(def) && name == namespace::DEFAULT {
             let what = "is forbidden: this namespace may not be deleted";
             return Err(Status::about(Reason::Forbidden, &def.group, &def.plural, &name, what));
+        }
+        if definitions::is_definition(def) {
+            definitions::refuse_foreign(&self.registry(), &name, None, None)?;
         }
         self.storage
             .change(def, place, deletion.dry_run, |live| {

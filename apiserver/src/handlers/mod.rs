@@ -27,16 +27,17 @@ use axum::{
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use jiff::Timestamp;
-use std::collections::HashMap;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// What the handlers work with.
 pub struct Api {
-    pub registry: Registry,
+    /// The kinds that are served now. A request uses those that there were when it came.
+    pub kinds: tokio::sync::watch::Sender<Arc<Registry>>,
     pub storage: Storage,
     pub access: Access,
-    /// Compiled schemas by group, version and plural name.
-    pub schemas: HashMap<(String, String, String), Schema>,
+    /// The revision up to which the definitions of kinds are in effect.
+    pub defined: tokio::sync::watch::Sender<u64>,
     pub metrics: Metrics,
     pub audit: Option<Audit>,
     pub request_ids: RequestIds,
@@ -53,10 +54,16 @@ pub struct Asked<'a> {
 }
 
 impl Api {
+    /// The kinds that are served now.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.kinds.borrow().clone()
+    }
+
     /// The schema of a kind.
-    pub fn schema(&self, def: &ResourceDef) -> Result<&Schema, Status> {
-        let id = (def.group.clone(), def.version.clone(), def.plural.clone());
-        self.schemas.get(&id).ok_or_else(|| Status::new(Reason::InternalError, format!("{} have no schema", def.plural)))
+    pub fn schema(&self, def: &ResourceDef) -> Result<Arc<Schema>, Status> {
+        let registry = self.kinds.borrow();
+        let schema = registry.schema(&def.group, &def.version, &def.plural).cloned();
+        schema.ok_or_else(|| Status::new(Reason::NotFound, format!("{} in version {} are not served any more", def.plural, def.version)))
     }
 
     /// The time, to the second: no wire format carries more for an object.
@@ -92,7 +99,8 @@ pub fn json(code: StatusCode, body: impl Into<Body>) -> Response<Body> {
 }
 
 /// One object in the form that was asked for.
-pub fn object(asked: &Asked<'_>, code: StatusCode, object: &Object) -> Response<Body> {
+pub fn object(asked: &Asked<'_>, code: StatusCode, object: &Arc<Object>) -> Response<Body> {
+    let object = asked.target.in_version(object);
     match asked.form {
         Form::Objects => json(code, object.json.clone()),
         Form::Metadata => json(code, table::partial(object.value()).to_string()),

@@ -108,7 +108,7 @@ impl Api {
             (None, None) => Bound::Unbounded,
         };
         let end = range.map_or(Bound::Unbounded, |(_, end)| Bound::Excluded(end));
-        let mut page: Vec<(&String, &Arc<Object>)> = Vec::new();
+        let mut page: Vec<(&String, Arc<Object>)> = Vec::new();
         let mut more = false;
         for (place, object) in snapshot.objects.range::<String, _>((start, end)) {
             if !selection.everything() && !selection.wants(object.value()) {
@@ -118,7 +118,7 @@ impl Api {
                 more = true;
                 break;
             }
-            page.push((place, object));
+            page.push((place, asked.target.in_version(object)));
         }
         let mut metadata = json!({ "resourceVersion": snapshot.revision.to_string() });
         if more && let Some((place, _)) = page.last() {

@@ -8,7 +8,7 @@ use crate::{
     negotiate::Form,
     object::Object,
     registry::ResourceDef,
-    request::Query,
+    request::{Query, Target},
     table,
     telemetry::{Counted, Metrics},
 };
@@ -33,7 +33,7 @@ const BATCH: usize = 256;
 
 struct Watch {
     def: Arc<ResourceDef>,
-    namespace: Option<String>,
+    target: Target,
     selection: Selection,
     form: Form,
     include_object: table::IncludeObject,
@@ -120,7 +120,7 @@ impl Api {
             }
         };
         let mut watch = Watch {
-            namespace: asked.target.namespace.clone(),
+            target: asked.target.clone(),
             selection,
             form: asked.form,
             include_object: include_object(asked.query),
@@ -254,19 +254,20 @@ impl Watch {
             (Some(_), true) => self.line("MODIFIED", &event.object),
             (Some(_), false) if event.deleted => self.line("DELETED", &event.object),
             // It is seen to go as it was when it was last wanted.
-            (Some(previous), false) => self.line("DELETED", &previous.at(event.revision)),
+            (Some(previous), false) => self.line("DELETED", &Arc::new(previous.at(event.revision))),
         }
     }
 
     fn wants(&self, object: &Object) -> bool {
-        if self.namespace.is_none() && self.selection.everything() {
+        if self.target.namespace.is_none() && self.selection.everything() {
             return true;
         }
-        let here = self.namespace.as_ref().is_none_or(|ns| object.value()["metadata"]["namespace"].as_str() == Some(ns));
+        let here = self.target.namespace.as_ref().is_none_or(|ns| object.value()["metadata"]["namespace"].as_str() == Some(ns));
         here && self.selection.wants(object.value())
     }
 
-    fn line(&mut self, type_: &str, object: &Object) {
+    fn line(&mut self, type_: &str, object: &Arc<Object>) {
+        let object = self.target.in_version(object);
         let body = match self.form {
             Form::Objects => None,
             Form::Metadata => Some(table::partial(object.value())),

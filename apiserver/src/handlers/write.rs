@@ -6,7 +6,7 @@ use super::{
     object,
 };
 use crate::{
-    apply, decode,
+    apply, decode, definitions,
     error::{Cause, CauseReason, Reason, Status},
     identity::{Attributes, Wanted},
     keys, namespace,
@@ -14,7 +14,7 @@ use crate::{
     passage::Made,
     patch::{self, Patch},
     schema::UnknownField,
-    storage::{Changed, Outcome},
+    storage::{Changed, Created, Outcome},
 };
 use axum::{
     body::Body,
@@ -26,6 +26,8 @@ use uuid::Uuid;
 
 /// How often a made-up name is tried.
 const NAMES: usize = 8;
+/// How often the definition of a kind may change while an object of it is made.
+const DEFINITIONS: usize = 20;
 /// How often apply finds the object made, or gone, just when it would do the other.
 const APPLIES: usize = 5;
 
@@ -91,7 +93,7 @@ impl Api {
                     warnings = self.complete_patched(asked, name, &mut new)?;
                     Ok((new, Mark::Update))
                 });
-                Ok(with_warnings(object(asked, StatusCode::OK, &*changed.await?), &warnings))
+                Ok(with_warnings(object(asked, StatusCode::OK, &changed.await?), &warnings))
             }
         }
     }
@@ -130,7 +132,7 @@ impl Api {
                 // Somebody did the other meanwhile.
                 Err(status) if !last && exists && status.reason == Reason::NotFound && asked.target.subresource.is_empty() => {}
                 Err(status) if !last && !exists && status.reason == Reason::AlreadyExists => {}
-                outcome => return Ok(with_warnings(object(asked, code, &*outcome?), &unknown)),
+                outcome => return Ok(with_warnings(object(asked, code, &outcome?), &unknown)),
             }
         }
         Err(Status::about(Reason::Conflict, &def.group, &def.plural, name, "is made and deleted by others all the time; try again"))
@@ -168,13 +170,20 @@ impl Api {
         new["metadata"]["generation"] = 1.into();
         let prefix = new["metadata"]["generateName"].as_str().unwrap_or_default().to_owned();
         let given = new["metadata"]["name"].as_str().is_some_and(|name| !name.is_empty());
-        for _ in 0..NAMES {
+        let mut outdated = 0;
+        let mut tried = 0;
+        while tried < NAMES && outdated < DEFINITIONS {
             if !given && !prefix.is_empty() {
                 new["metadata"]["name"] = made_up_name(&prefix).into();
             }
             if namespace::is_namespace(def) {
                 namespace::complete(&mut new, None);
             }
+            if definitions::is_definition(def) {
+                definitions::complete(&mut new, None);
+                self.check_room_for_definition()?;
+            }
+            let guard = self.guard_creation(def)?;
             self.validate(asked, &new, None)?;
             self.check_grant(asked, None, &new)?;
             if let Mark::Update = mark {
@@ -191,11 +200,23 @@ impl Api {
                     Some(_) => Err(Status::already_exists(&def.group, &def.plural, name)),
                 };
             }
-            match self.storage.create(def, &place, new.clone()).await? {
-                Some(created) => return Ok(created),
-                None if given => return Err(Status::already_exists(&def.group, &def.plural, name)),
-                None => {}
+            let mut stored = new.clone();
+            store_as(asked, &mut stored);
+            match self.storage.create_if(def, &place, stored, guard).await? {
+                Created::Made(created) => return Ok(created),
+                Created::Exists if given => return Err(Status::already_exists(&def.group, &def.plural, name)),
+                Created::Exists => tried += 1,
+                // The definition of its kind has changed.
+                Created::Outdated => {
+                    outdated += 1;
+                    self.storage.catch_up().await?;
+                }
             }
+        }
+        if outdated == DEFINITIONS {
+            let what = "was not made, because the definition of its kind changes all the time; try again";
+            let name = new["metadata"]["name"].as_str().unwrap_or_default();
+            return Err(Status::about(Reason::Conflict, &def.group, &def.plural, name, what));
         }
         Err(Status::new(Reason::AlreadyExists, format!("no free name was found for generateName {prefix:?} in {NAMES} tries")))
     }
@@ -210,7 +231,13 @@ impl Api {
         let def = &asked.target.def;
         let place = keys::place(asked.target.namespace.as_deref(), name);
         let (manager, now, dry_run) = (asked.manager()?, self.now(), asked.query.dry_run()?);
-        let changed = self.storage.change(def, &place, dry_run, |live| {
+        let changed = self.storage.change(def, &place, dry_run, |stored| {
+            let converted = asked.target.stored_as.as_ref().map(|_| {
+                let mut converted = stored.clone();
+                converted["apiVersion"] = def.api_version().into();
+                converted
+            });
+            let live = converted.as_ref().unwrap_or(stored);
             let (mut new, mark) = make(live)?;
             check_expected(def, name, live, &new)?;
             keep_system_fields(live, &mut new);
@@ -225,8 +252,12 @@ impl Api {
                     }
                 }
                 _ if namespace::is_namespace(def) => namespace::complete(&mut new, Some(live)),
+                _ if definitions::is_definition(def) => definitions::complete(&mut new, Some(live)),
                 _ if def.has_status => set_or_remove(&mut new, "status", live["status"].clone()),
                 _ => {}
+            }
+            if definitions::is_definition(def) {
+                definitions::refuse_foreign(&self.registry(), name, Some(live), Some(&new))?;
             }
             if wanted_differs(live, &new, def) {
                 new["metadata"]["generation"] = (live["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
@@ -242,9 +273,19 @@ impl Api {
                     return Ok(Outcome::Delete);
                 }
             }
-            Ok(if apply::unchanged(live, &new) { Outcome::Keep } else { Outcome::Put(new) })
+            let same = apply::unchanged(live, &new);
+            store_as(asked, &mut new);
+            // What is stored in an older version is written anew in that of today.
+            Ok(if same && stored["apiVersion"] == new["apiVersion"] { Outcome::Keep } else { Outcome::Put(new) })
         });
         changed.await.map(Changed::into_object)
+    }
+}
+
+/// Gives an object the version that its kind is stored in.
+fn store_as(asked: &Asked<'_>, object: &mut Value) {
+    if let Some(stored_as) = &asked.target.stored_as {
+        object["apiVersion"] = stored_as.as_str().into();
     }
 }
 

@@ -12,7 +12,7 @@ mod validate;
 pub use prune::UnknownField;
 
 use crate::error::{Cause, CauseReason};
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use rules::Rule;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -95,6 +95,11 @@ impl Schema {
         defaults::apply(&self.root, object);
     }
 
+    /// What is wrong with the defaults themselves.
+    pub fn check_defaults(&self) -> Vec<Cause> {
+        defaults::check(&self.root, "")
+    }
+
     /// Takes out what the schema does not know, and nulls where none are allowed; tells the unknown. Comes before the defaults.
     pub fn prune(&self, object: &mut Value) -> Vec<UnknownField> {
         prune::prune(&self.root, object)
@@ -153,7 +158,7 @@ impl Node {
             properties.insert(name.clone(), Self::compile(property, &format!("{path}{dot}{name}"))?);
         }
         let pattern = match &schema["pattern"] {
-            Value::String(pattern) => Some(Regex::new(pattern).map_err(|e| error(format!("the pattern {pattern:?} is not one: {e}")))?),
+            Value::String(pattern) => Some(regex(pattern).map_err(|e| error(format!("the pattern {pattern:?} is not one: {e}")))?),
             _ => None,
         };
         let list = match schema["x-kubernetes-list-type"].as_str() {
@@ -196,6 +201,13 @@ impl Node {
     fn field(&self, name: &str) -> Option<&Node> {
         self.properties.get(name).or(self.additional.as_deref())
     }
+}
+
+/// How much memory a compiled pattern may take: definitions come from users.
+const MAX_PATTERN: usize = 2 << 20;
+
+fn regex(pattern: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(pattern).size_limit(MAX_PATTERN).nest_limit(50).build()
 }
 
 /// `a` and `b` as `a.b`.

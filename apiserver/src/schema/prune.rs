@@ -37,6 +37,13 @@ pub(super) fn prune(root: &Node, object: &mut Value) -> Vec<UnknownField> {
     unknown
 }
 
+/// The same for a part of an object.
+pub(super) fn prune_value(node: &Node, value: &mut Value) -> Vec<UnknownField> {
+    let mut unknown = Vec::new();
+    walk(node, value, "", &mut unknown);
+    unknown
+}
+
 fn walk(node: &Node, value: &mut Value, path: &str, unknown: &mut Vec<UnknownField>) {
     match value {
         Value::Object(fields) => {
