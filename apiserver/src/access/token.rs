@@ -112,7 +112,7 @@ impl Api {
         }
         let token = token.trim();
         let name = name_of(token).ok_or_else(unknown)?;
-        let tokens = self.storage.cache.kind(GROUP, PLURAL).cloned().ok_or_else(unknown)?;
+        let tokens = self.storage.cache.kind(GROUP, PLURAL).ok_or_else(unknown)?;
         let mut found = tokens.get(name);
         if found.is_none() && self.storage.catch_up().await.is_ok() {
             found = tokens.get(name);
