@@ -3,6 +3,7 @@
 //! What is told is told when a [`Passage`] is dropped, so that a client that goes away before the answer leaves a trace too.
 
 use crate::{
+    access::review,
     audit::{Event, Level},
     error::{Reason, Status},
     handlers::Api,
@@ -83,6 +84,11 @@ impl Passage {
         }
     }
 
+    /// It does not come over the network.
+    pub fn is_in_process(&self) -> bool {
+        self.in_process.is_some()
+    }
+
     /// It is known who asks.
     pub fn asked_by(&mut self, identity: Option<&Identity>) {
         self.identity = identity.cloned();
@@ -125,13 +131,18 @@ impl Passage {
     }
 
     fn is_worth_a_line(&self, level: Level) -> bool {
-        let writes = !matches!(self.verb, "get" | "list" | "watch");
+        let asks = self.target.as_ref().is_some_and(|target| review::is_review(&target.def));
+        let writes = !asks && !matches!(self.verb, "get" | "list" | "watch");
         let denied = matches!(self.code, 401 | 403);
         let renews = self.in_process.is_some()
             && self.code < 300
             && matches!(self.verb, "update" | "patch")
             && self.target.as_ref().is_some_and(|target| target.def.plural == "leases" && target.def.group == "coordination.k8s.io");
-        level == Level::All || denied || (writes && !renews)
+        // What was too much would push out of the log what was done.
+        let too_many = self.reason == Some(Reason::TooManyRequests);
+        // A backup is a read of everything that there is.
+        let takes_all = self.target.is_none() && self.uri.path() == "/backup";
+        level == Level::All || denied || takes_all || (writes && !renews && !too_many)
     }
 
     fn event(&mut self) -> Event {

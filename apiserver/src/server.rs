@@ -15,7 +15,9 @@ use crate::{
     handlers::{Api, Asked, json},
     health,
     identity::{Identity, Wanted},
-    keys, namespace, negotiate, openapi,
+    keys,
+    limits::{Class, Gate, Limits},
+    namespace, negotiate, openapi,
     origin::RequestIds,
     passage::Passage,
     registry::{Registry, ResourceDef},
@@ -46,6 +48,8 @@ pub struct Options {
     pub shutdown: CancellationToken,
     /// What `/metrics` tells; the API server adds its own.
     pub metrics: Metrics,
+    /// How much may be asked.
+    pub limits: Limits,
     /// Where requests are written down, if they are.
     pub audit: Option<Audit>,
     /// Roles that are made at the start if they are not there.
@@ -101,6 +105,7 @@ impl ApiServer {
         }
         registry.compile().map_err(|(def, source)| StartError::Schema { plural: def.plural.clone(), source })?;
         let metrics = options.metrics;
+        let gate = Gate::new(&options.limits, &metrics);
         let store: Arc<dyn Store> = Arc::new(Timed::new(store, metrics.clone()));
         let kinds = registry.iter().map(|def| (def.group.clone(), def.plural.clone()));
         let cache = Cache::start(store.clone(), kinds, options.shutdown.clone()).await?;
@@ -113,6 +118,7 @@ impl ApiServer {
             metrics,
             audit: options.audit,
             request_ids: RequestIds::default(),
+            gate,
             shutdown: options.shutdown,
         });
         for name in [namespace::DEFAULT.to_owned()].into_iter().chain(options.namespaces) {
@@ -172,7 +178,14 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
         Some(identity) => Ok(Some(identity)),
         None => api.authenticate(request.headers()).await,
     };
-    passage.asked_by(identity.as_ref().ok().and_then(Option::as_ref));
+    // Whose credentials are no good is nobody known, so that guessing has its limit too.
+    let asker = identity.as_ref().ok().and_then(Option::as_ref);
+    passage.asked_by(asker);
+    let class = if [Method::GET, Method::HEAD].contains(request.method()) { Class::Reading } else { Class::Writing };
+    let _place = match passage.is_in_process() {
+        true => None,
+        false => Some(api.gate.admit(asker, class).await?),
+    };
     let Some(identity) = identity? else {
         let what = "Unauthorized: neither a client certificate of this control plane's CA nor a bearer token was given";
         return Err(Status::new(Reason::Unauthorized, what));
@@ -289,7 +302,11 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: &Iden
     match (target.subresource.as_str(), verb) {
         ("", _) => {}
         ("status", "get" | "update" | "patch") if target.def.has_status => {}
-        (subresource, "get") => return other(api, &target.def, subresource, &target, query).await,
+        (subresource, "get") => {
+            // It may go on for as long as a watch.
+            let place = api.gate.watch(Some(identity))?;
+            return Ok(place.keep(other(api, &target.def, subresource, &target, query).await?));
+        }
         _ => return Err(Status::new(Reason::NotFound, "the server could not find the requested resource")),
     }
     let writes = !matches!(verb, "get" | "list" | "watch");
@@ -301,7 +318,11 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: &Iden
     let answer = match verb {
         "get" => api.get(&asked, name).await,
         "list" => api.list(&asked).await,
-        "watch" => api.watch(&asked).await,
+        "watch" if passage.is_in_process() => api.watch(&asked).await,
+        "watch" => {
+            let place = api.gate.watch(Some(identity))?;
+            Ok(place.keep(api.watch(&asked).await?))
+        }
         "create" if review::is_review(&target.def) => api.review(&asked, &request::body(body, &parts.headers).await?).await,
         "create" => api.create(&asked, &request::body(body, &parts.headers).await?).await,
         "update" => api.update(&asked, name, &request::body(body, &parts.headers).await?).await,

@@ -1,9 +1,10 @@
 //! The gateway's settings: a YAML file, the environment and flags, the later ones stronger.
 
+use basalt_apiserver::{Limits, Rate};
 use basalt_daemon::logs::LogFormat;
 use clap::Parser;
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The settings as they are given; what is left out has a default. The same names stand in the file.
 #[derive(Clone, Debug, Default, Parser, Serialize, Deserialize)]
@@ -66,6 +67,30 @@ pub struct Settings {
     /// How large all files of the audit log together may be, in MiB [default: 1024]
     #[arg(long, env = "BASALT_GATEWAY_AUDIT_TOTAL_MIB", value_name = "MIB")]
     pub audit_total_mib: Option<u64>,
+    /// How many requests are worked on at once [default: 1024]
+    #[arg(long, env = "BASALT_GATEWAY_LIMIT_IN_FLIGHT", value_name = "N")]
+    pub limit_in_flight: Option<usize>,
+    /// How many writes, and how many reads, of one identity are worked on at once [default: 256]
+    #[arg(long, env = "BASALT_GATEWAY_LIMIT_IN_FLIGHT_PER_IDENTITY", value_name = "N")]
+    pub limit_in_flight_per_identity: Option<usize>,
+    /// How many writes, and how many reads, of one identity may wait for others to end [default: 1024]
+    #[arg(long, env = "BASALT_GATEWAY_LIMIT_WAITING_PER_IDENTITY", value_name = "N")]
+    pub limit_waiting_per_identity: Option<usize>,
+    /// How long requests wait for others to end, in seconds [default: 10]
+    #[arg(long, env = "BASALT_GATEWAY_LIMIT_WAIT_SECONDS", value_name = "S")]
+    pub limit_wait_seconds: Option<u64>,
+    /// How many watches of one identity may be open [default: 10000]
+    #[arg(long, env = "BASALT_GATEWAY_LIMIT_WATCHES_PER_IDENTITY", value_name = "N")]
+    pub limit_watches_per_identity: Option<usize>,
+    /// How many writes a second one identity may ask for, on average; 0 for any number [default: 0]
+    #[arg(long, env = "BASALT_GATEWAY_LIMIT_WRITES_PER_SECOND", value_name = "N")]
+    pub limit_writes_per_second: Option<u32>,
+    /// How many reads a second one identity may ask for, on average; 0 for any number [default: 0]
+    #[arg(long, env = "BASALT_GATEWAY_LIMIT_READS_PER_SECOND", value_name = "N")]
+    pub limit_reads_per_second: Option<u32>,
+    /// How many requests a second all those together may ask who do not say who they are; 0 for any number [default: 50]
+    #[arg(long, env = "BASALT_GATEWAY_LIMIT_ANONYMOUS_PER_SECOND", value_name = "N")]
+    pub limit_anonymous_per_second: Option<u32>,
     /// What is logged: error, warn, info, debug, trace, or a filter; `RUST_LOG` wins [default: info]
     #[arg(long, env = "BASALT_GATEWAY_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -123,8 +148,32 @@ pub struct Config {
     pub audit_file_hours: u64,
     pub audit_files: usize,
     pub audit_total_mib: u64,
+    pub limit_in_flight: usize,
+    pub limit_in_flight_per_identity: usize,
+    pub limit_waiting_per_identity: usize,
+    pub limit_wait_seconds: u64,
+    pub limit_watches_per_identity: usize,
+    pub limit_writes_per_second: u32,
+    pub limit_reads_per_second: u32,
+    pub limit_anonymous_per_second: u32,
     pub log_level: String,
     pub log_format: LogFormat,
+}
+
+impl Config {
+    /// How much may be asked.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            writes: Rate::per_second(self.limit_writes_per_second),
+            reads: Rate::per_second(self.limit_reads_per_second),
+            anonymous: Rate::per_second(self.limit_anonymous_per_second),
+            in_flight_per_identity: self.limit_in_flight_per_identity,
+            in_flight: self.limit_in_flight,
+            waiting_per_identity: self.limit_waiting_per_identity,
+            patience: Duration::from_secs(self.limit_wait_seconds),
+            watches_per_identity: self.limit_watches_per_identity,
+        }
+    }
 }
 
 impl Settings {
@@ -147,6 +196,14 @@ impl Settings {
             audit_file_hours: self.audit_file_hours.unwrap_or(168),
             audit_files: self.audit_files.unwrap_or(50),
             audit_total_mib: self.audit_total_mib.unwrap_or(1024),
+            limit_in_flight: self.limit_in_flight.unwrap_or(1024),
+            limit_in_flight_per_identity: self.limit_in_flight_per_identity.unwrap_or(256),
+            limit_waiting_per_identity: self.limit_waiting_per_identity.unwrap_or(1024),
+            limit_wait_seconds: self.limit_wait_seconds.unwrap_or(10),
+            limit_watches_per_identity: self.limit_watches_per_identity.unwrap_or(10_000),
+            limit_writes_per_second: self.limit_writes_per_second.unwrap_or(0),
+            limit_reads_per_second: self.limit_reads_per_second.unwrap_or(0),
+            limit_anonymous_per_second: self.limit_anonymous_per_second.unwrap_or(50),
             log_level: self.log_level.unwrap_or_else(|| "info,fjall=warn,lsm_tree=warn".into()),
             log_format: self.log_format.unwrap_or_default(),
         };
@@ -161,6 +218,9 @@ impl Settings {
         }
         if config.audit_file_hours == 0 {
             return Err(error("auditFileHours", "must be at least 1"));
+        }
+        if config.limit_in_flight == 0 || config.limit_in_flight_per_identity == 0 || config.limit_watches_per_identity == 0 {
+            return Err(error("limitInFlight", "must be at least 1, and so must limitInFlightPerIdentity and limitWatchesPerIdentity"));
         }
         Ok(config)
     }

@@ -31,6 +31,8 @@ const HEAD_DEADLINE: Duration = Duration::from_secs(15);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(4);
 /// How often a quiet HTTP/2 client is asked whether it is still there, and how long it may take to answer.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
+/// How many header fields a request may have over HTTP/1, and how long its head may be; over HTTP/2, how long its head may be.
+const HEAD: (usize, usize, u32) = (100, 64 << 10, 64 << 10);
 /// What the API speaks within TLS.
 pub const API_PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// What the hub speaks within TLS.
@@ -161,8 +163,14 @@ where
     let builder = auto::Builder::new(TokioExecutor::new());
     // What ALPN agreed on is what is spoken: nothing is guessed from bytes that may never come.
     let mut builder = if http2 { builder.http2_only() } else { builder.http1_only() };
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEPALIVE.0).keep_alive_timeout(KEEPALIVE.1).max_concurrent_streams(1024);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_headers(HEAD.0).max_buf_size(HEAD.1);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1)
+        .max_concurrent_streams(1024)
+        .max_header_list_size(HEAD.2);
     watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
 }
 

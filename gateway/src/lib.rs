@@ -131,6 +131,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         namespaces: vec![SYSTEM_NAMESPACE.into()],
         shutdown: shutdown.clone(),
         metrics: metrics.clone(),
+        limits: config.limits(),
         audit: audit.clone(),
         roles: roles::builtin(),
         authorizers: vec![Arc::new(roles::OwnHost)],

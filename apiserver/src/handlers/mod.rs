@@ -12,6 +12,7 @@ use crate::{
     audit::Audit,
     error::{Reason, Status},
     identity::Identity,
+    limits::Gate,
     negotiate::Form,
     object::Object,
     origin::RequestIds,
@@ -41,6 +42,7 @@ pub struct Api {
     pub metrics: Metrics,
     pub audit: Option<Audit>,
     pub request_ids: RequestIds,
+    pub gate: Arc<Gate>,
     pub shutdown: CancellationToken,
 }
 

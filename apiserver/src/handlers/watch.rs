@@ -198,14 +198,8 @@ impl Watch {
                     Err(broadcast::error::RecvError::Closed) => self.ended = true,
                 },
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => self.mark(),
-                () = tokio::time::sleep_until(self.end) => {
-                    // So that the next watch begins where this one ends.
-                    if self.bookmarks {
-                        self.mark();
-                    }
-                    self.ended = true;
-                }
-                () = self.shutdown.cancelled() => self.ended = true,
+                () = tokio::time::sleep_until(self.end) => self.end(),
+                () = self.shutdown.cancelled() => self.end(),
             }
         }
     }
@@ -229,6 +223,14 @@ impl Watch {
     fn lose(&mut self, missed: u64) {
         tracing::info!(plural = self.def.plural, missed, "a watcher did not keep up and is dropped; it resumes from where it was");
         self.metrics.watch_dropped(&self.def);
+        self.ended = true;
+    }
+
+    /// Ends the watch, with a bookmark if it wants any, so that the next begins where this one ends.
+    fn end(&mut self) {
+        if self.bookmarks {
+            self.mark();
+        }
         self.ended = true;
     }
 

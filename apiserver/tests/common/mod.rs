@@ -5,7 +5,7 @@
 pub mod wire;
 
 use axum::{Router, extract::Request, middleware::Next};
-use basalt_apiserver::{ApiServer, Identity, Options, Registry, StartError};
+use basalt_apiserver::{ApiServer, Identity, Limits, Options, Registry, StartError};
 use basalt_store::{Store, embedded::Embedded};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc};
@@ -29,11 +29,12 @@ impl Drop for Server {
     }
 }
 
-/// A header that names the user who asks, who is in no group; without it, it is an administrator.
+/// A header that names who asks: `user`, who is in no group, or `user/group`. Without it, it is an administrator.
 pub const AS: &str = "x-test-as";
 
-fn nobody(user: String) -> Identity {
-    Identity { user, groups: vec![] }
+fn named(who: &str) -> Identity {
+    let mut parts = who.split('/').map(str::to_owned);
+    Identity { user: parts.next().unwrap_or_default(), groups: parts.collect() }
 }
 
 fn admin() -> Identity {
@@ -47,6 +48,11 @@ pub async fn start() -> Server {
 /// The same, on what is made of the embedded store.
 pub async fn start_on(make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Server {
     try_start(make, |_| Options::default(), &[]).await.unwrap()
+}
+
+/// The same, on what is made of the embedded store, with limits.
+pub async fn start_within(limits: Limits, make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Server {
+    try_start(make, |_| Options { limits, ..Options::default() }, &[]).await.unwrap()
 }
 
 /// The same, with options that may use the directory of the server.
@@ -81,8 +87,8 @@ async fn try_start(
 /// Serves to one who is always the same, or to somebody unknown, unless a request says otherwise.
 async fn serve(api: ApiServer, identity: Option<Identity>, shutdown: CancellationToken, dir: TempDir) -> Server {
     let router = api.router().layer(axum::middleware::from_fn(move |mut request: Request, next: Next| {
-        let user = request.headers_mut().remove(AS).map(|user| user.to_str().unwrap().to_owned());
-        let identity = user.map(nobody).or_else(|| identity.clone());
+        let user = request.headers_mut().remove(AS).map(|user| named(user.to_str().unwrap()));
+        let identity = user.or_else(|| identity.clone());
         async move {
             if let Some(identity) = identity {
                 request.extensions_mut().insert(identity);
