@@ -42,7 +42,8 @@ fn widgets() -> Value {
                                 "name": { "type": "string" }, "count": { "type": "integer", "default": 1 },
                             } },
                         },
-                        "free": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+                        "template": { "type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true },
+                    "free": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
                     },
                     "x-kubernetes-validations": [{ "rule": "self.size != 7", "message": "7 is not made" }],
                 },
@@ -145,6 +146,10 @@ async fn its_objects_are_validated_patched_and_applied_as_those_of_any_kind() {
     assert_eq!(wrong["details"]["causes"][0]["field"], "spec.size");
     let wrong = server.post(WIDGETS, &widget("a", 7)).await.refused(422, "Invalid");
     assert!(wrong["message"].as_str().unwrap().contains("7 is not made"), "{wrong}");
+    let mut within = widget("a", 1);
+    within["spec"]["template"] = json!({ "apiVersion": "v1" });
+    let wrong = server.post(WIDGETS, &within).await.refused(422, "Invalid");
+    assert_eq!(wrong["details"]["causes"][0]["field"], "spec.template.kind");
     let a = format!("{WIDGETS}/a");
     let part = |name: &str, count: i64| {
         json!({
@@ -437,6 +442,38 @@ async fn nothing_is_left_of_what_is_made_while_a_kind_goes() {
         assert!(names(&one.get(WIDGETS).await.ok(200)).is_empty());
         one.delete(CRD, Value::Null).await.ok(200);
         until_gone(&one, CRD, &again).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_of_other_kinds_go_on_and_miss_nothing_while_a_kind_comes_and_goes() {
+    let server = start().await;
+    server.post(CRDS, &widgets()).await.ok(201);
+    let rounds = 10;
+    let mut watches = Vec::new();
+    for _ in 0..8 {
+        watches.push(server.watch(WIDGETS).await);
+    }
+    let schema = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+    let coming_and_going = async {
+        for _ in 0..rounds {
+            let created = server.post(CRDS, &definition("gadgets", "Gadget", schema.clone())).await.ok(201);
+            let gadget = json!({ "metadata": { "name": "g" } });
+            server.post(&WIDGETS.replace("widgets", "gadgets"), &gadget).await.ok(201);
+            let gadgets = format!("{CRDS}/gadgets.shop.example");
+            server.delete(&gadgets, Value::Null).await.ok(200);
+            until_gone(&server, &gadgets, &created).await;
+        }
+    };
+    let writing = async {
+        for index in 0..100 {
+            server.post(WIDGETS, &widget(&format!("w{index}"), 1)).await.ok(201);
+        }
+    };
+    futures::join!(coming_and_going, writing);
+    let wanted: Vec<String> = (0..100).map(|index| format!("ADDED w{index}")).collect();
+    for watch in &mut watches {
+        assert_eq!(watch.take(100).await, wanted);
     }
 }
 

@@ -53,6 +53,11 @@ impl Check {
                         self.cause(CauseReason::FieldValueRequired, &join(path, name), "Required value");
                     }
                 }
+                for name in ["apiVersion", "kind"].into_iter().filter(|_| node.embedded) {
+                    if fields.get(name).is_none_or(|value| value == "") && !node.required.iter().any(|required| required == name) {
+                        self.cause(CauseReason::FieldValueRequired, &join(path, name), "Required value: must not be empty");
+                    }
+                }
                 self.bounds(node.fields, fields.len(), path, "properties");
                 for (name, field) in fields {
                     if let Some(property) = node.field(name) {
