@@ -96,16 +96,15 @@ impl Storage {
         };
         let mut fresh = false;
         for _ in 0..TRIES {
-            let outcome = match change(live.value()) {
-                // That there is nothing to do, or a refusal, may be of a state that is no more.
-                Ok(Outcome::Keep) | Err(_) if !fresh => {
-                    fresh = true;
-                    live = self.get(def, place).await?.ok_or_else(not_found)?;
-                    continue;
-                }
-                Ok(outcome) => outcome,
-                Err(refusal) => return Err(refusal),
-            };
+            let outcome = change(live.value());
+            // What the store is not asked may be of a state that is no more: a refusal, that nothing is to be done, what is only tried.
+            let asks = !dry_run && matches!(outcome, Ok(Outcome::Put(_) | Outcome::Delete));
+            if !asks && !fresh {
+                fresh = true;
+                live = self.get(def, place).await?.ok_or_else(not_found)?;
+                continue;
+            }
+            let outcome = outcome?;
             let expect = Expect::At(live.revision);
             let written = match outcome {
                 Outcome::Keep => return Ok(Changed::Kept(live)),

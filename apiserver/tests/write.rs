@@ -131,6 +131,21 @@ async fn of_many_writers_at_once_each_change_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_write_back_to_what_was_there_before_is_no_less_a_write() {
+    let server = start().await;
+    server.post(VMS, &vm("web")).await.ok(201);
+    // Each is nothing new to who has not seen the one before it.
+    for round in 0..200 {
+        let cpus = 1 + round % 2;
+        let patch = json!({ "spec": { "cpus": cpus } });
+        let tried = server.patch(&format!("{}?dryRun=All", web()), MERGE, &json!({ "metadata": { "labels": { "a": "b" } } })).await.ok(200);
+        assert_eq!(tried["spec"]["cpus"], if round == 0 { 1 } else { 1 + (round - 1) % 2 });
+        assert_eq!(server.patch(&web(), MERGE, &patch).await.ok(200)["spec"]["cpus"], cpus);
+    }
+    assert_eq!(server.get(&web()).await.ok(200)["spec"]["cpus"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_merge_patch_sets_replaces_and_removes() {
     let server = start().await;
     server.post(VMS, &labelled(vm("web"), json!({ "a": "1", "b": "2" }))).await.ok(201);
