@@ -66,6 +66,8 @@ pub enum Verb {
     Why(verbs::why::Why),
     /// List events, the newest last
     Events(verbs::events::Events),
+    /// List who did what, and what was refused, the newest last
+    Audit(verbs::audit::Audit),
     /// Write all objects into a file
     Backup(verbs::backup::Backup),
     /// Put the objects of a backup into an empty store

@@ -48,6 +48,7 @@ async fn dispatch(cli: &Cli, screen: &Screen) -> Result<(), Error> {
         Verb::Logs(verb) => verb.run(global, screen).await,
         Verb::Why(verb) => verb.run(global, screen).await,
         Verb::Events(verb) => verb.run(global, screen).await,
+        Verb::Audit(verb) => verb.run(global, screen).await,
         Verb::Backup(verb) => verb.run(global, screen).await,
         Verb::Restore(verb) => verb.run(screen),
         Verb::ApiResources(verb) => verb.run(global, screen).await,

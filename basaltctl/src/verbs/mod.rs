@@ -2,6 +2,7 @@
 
 pub mod api_resources;
 pub mod apply;
+pub mod audit;
 pub mod backup;
 pub mod delete;
 pub mod describe;

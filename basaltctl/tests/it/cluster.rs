@@ -6,7 +6,10 @@ use axum::{
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
 };
-use basalt_apiserver::{ApiServer, Identity, Options, Registry, Status, Subresource};
+use basalt_apiserver::{
+    ApiServer, Identity, Metrics, Options, Registry, Status, Subresource,
+    audit::{self, Audit},
+};
 use basalt_store::embedded::Embedded;
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use kube::{
@@ -299,7 +302,10 @@ impl Cluster {
         let mut registry = Registry::builtin();
         basalt_api::crds().iter().for_each(|crd| registry.add_crd(crd).unwrap());
         registry.add_subresource("basalt.dev", "virtualmachines", "log", Arc::new(Console));
-        let options = Options { namespaces: Vec::new(), shutdown: shutdown.clone(), ..Options::default() };
+        let metrics = Metrics::default();
+        let log = Arc::new(audit::Log::open(audit::Settings::new(store.path().join("audit")), &metrics).unwrap());
+        let audit = Some(Audit { log, level: audit::Level::Writes });
+        let options = Options { shutdown: shutdown.clone(), metrics, audit, ..Options::default() };
         let url = runtime.block_on(async {
             let store = Embedded::open(&store.path().join("store"), Default::default()).unwrap();
             let server = ApiServer::start(store, registry, options).await.unwrap();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod apply;
+mod audit;
 mod cluster;
 mod delete;
 mod get;
