@@ -1,7 +1,7 @@
 //! The Kubernetes wire protocol over a [`basalt_store::Store`], for any registered kinds. It knows no concern of ours.
 //!
 //! The kinds come from CustomResourceDefinitions, of the program ([`Registry::add_crd`]) or of its users; Namespace, Event and Lease are built in, and
-//! those of RBAC.
+//! those of RBAC, and with keys ([`Options::keys`]) Secret.
 //! Reads are answered from a watch cache, writes are compare-and-swap commits to the store.
 
 mod access;
@@ -35,6 +35,7 @@ mod protobuf;
 pub mod registry;
 mod request;
 pub mod schema;
+pub mod secret;
 mod selector;
 mod server;
 mod storage;

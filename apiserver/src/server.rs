@@ -23,6 +23,10 @@ use crate::{
     registry::{Registry, ResourceDef},
     request::{self, Query, Target},
     schema::SchemaError,
+    secret::{
+        self,
+        seal::{Keys, SealError, Sealed},
+    },
     storage::Storage,
     telemetry::{self, Metrics, Timed},
 };
@@ -52,6 +56,8 @@ pub struct Options {
     pub limits: Limits,
     /// Where requests are written down, if they are.
     pub audit: Option<Audit>,
+    /// What Secrets are encrypted with; without keys there is no such kind.
+    pub keys: Option<Keys>,
     /// Roles that are made at the start if they are not there.
     pub roles: Vec<BuiltinRole>,
     /// Those who allow what no role does.
@@ -86,6 +92,9 @@ pub enum StartError {
     /// The definitions of kinds cannot be made or read.
     #[error("cannot serve the definitions of kinds: {0}")]
     Definitions(Box<Status>),
+    /// The Secrets in the store cannot be read, or not be written.
+    #[error("the keys of Secrets are not those of this store: {0}")]
+    Seal(#[from] SealError),
     /// The built-in roles cannot be made.
     #[error("cannot make the built-in roles: {0}")]
     Roles(Box<Status>),
@@ -103,16 +112,22 @@ impl ApiServer {
         if backup::is_unfinished(&*store).await? {
             return Err(StartError::Unfinished);
         }
+        if let Some(keys) = &options.keys {
+            keys.take_up(&*store).await?;
+            registry.add(secret::definition());
+        }
         registry.compile().map_err(|(def, source)| StartError::Schema { plural: def.plural.clone(), source })?;
         let metrics = options.metrics;
         let gate = Gate::new(&options.limits, &metrics);
-        let store: Arc<dyn Store> = Arc::new(Timed::new(store, metrics.clone()));
+        let raw: Arc<dyn Store> = Arc::new(Timed::new(store, metrics.clone()));
+        let store = options.keys.map_or_else(|| raw.clone(), |keys| Arc::new(Sealed::new(raw.clone(), keys)) as Arc<dyn Store>);
         let kinds = registry.iter().map(|def| (def.group.clone(), def.plural.clone()));
         let cache = Cache::start(store.clone(), kinds, options.shutdown.clone()).await?;
         let access = Access::new(cache.clone(), options.authorizers);
         let api = Arc::new(Api {
             kinds: watch::Sender::new(Arc::new(registry)),
             storage: Storage { store, cache },
+            raw,
             access,
             defined: watch::Sender::new(0),
             metrics,
@@ -195,7 +210,7 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
     let reading = Wanted::Path { verb: &verb, path: &path };
     if path == "/backup" && request.method() == Method::GET {
         api.authorize(&identity, &reading).await?;
-        return backup::answer(&*api.storage.store).await;
+        return backup::answer(&*api.raw).await;
     }
     if path == "/metrics" {
         api.authorize(&identity, &reading).await?;

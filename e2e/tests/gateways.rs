@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 async fn further(fleet: &Fleet, name: &str) -> Gateway {
     let (first, dir) = (fleet.path().join("gateway"), fleet.path().join(name));
     fs::create_dir_all(dir.join("pki")).unwrap();
-    for file in ["pki/ca.crt", "pki/ca.key", "join-token"] {
+    for file in ["pki/ca.crt", "pki/ca.key", "join-token", "secret-keys"] {
         fs::copy(first.join(file), dir.join(file)).unwrap();
     }
     Gateway::start(&dir, &fleet.etcd()).await

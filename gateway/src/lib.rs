@@ -9,6 +9,7 @@ pub mod kubeconfig;
 mod leader;
 pub mod pki;
 mod roles;
+mod secret_keys;
 mod telemetry;
 
 use basalt_api::SYSTEM_NAMESPACE;
@@ -54,6 +55,8 @@ pub enum GatewayError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Api(#[from] basalt_apiserver::StartError),
+    #[error("the keys of Secrets, {path}, cannot be used: {source}")]
+    SecretKeys { path: PathBuf, source: basalt_apiserver::secret::seal::KeysError },
     #[error("the audit log cannot be kept: {0}")]
     Audit(#[from] audit::LogError),
     #[error("cannot serve a kind: {0}")]
@@ -133,6 +136,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         metrics: metrics.clone(),
         limits: config.limits(),
         audit: audit.clone(),
+        keys: Some(secret_keys::open(&config.data_dir)?),
         roles: roles::builtin(),
         authorizers: vec![Arc::new(roles::OwnHost)],
     };

@@ -247,7 +247,7 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
 }
 
 /// Reads a file that nobody else may read.
-fn read_secret(path: &Path) -> Result<Option<String>, PkiError> {
+pub(crate) fn read_secret(path: &Path) -> Result<Option<String>, PkiError> {
     let Some(text) = read(path)? else { return Ok(None) };
     let metadata = fs::metadata(path).map_err(|source| PkiError::File { action: "look at", path: path.into(), source })?;
     let mode = metadata.permissions().mode() & 0o777;
@@ -266,13 +266,13 @@ pub fn join_token(path: &Path) -> Result<String, PkiError> {
     Ok(token)
 }
 
-fn random<const N: usize>() -> Result<[u8; N], PkiError> {
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], PkiError> {
     let mut bytes = [0; N];
     rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes).map_err(|_| PkiError::Random)?;
     Ok(bytes)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -54,7 +54,7 @@ async fn a_restart_keeps_the_ca_the_token_the_identity_and_the_generations_going
 async fn secrets_are_for_their_owner_and_the_ca_is_for_all() {
     let dir = tempfile::tempdir().unwrap();
     let gateway = start(dir.path()).await;
-    for secret in ["pki/ca.key", "pki/server.key", "pki/admin.key", "join-token", "admin.kubeconfig"] {
+    for secret in ["pki/ca.key", "pki/server.key", "pki/admin.key", "join-token", "admin.kubeconfig", "secret-keys"] {
         assert_eq!(mode(&dir.path().join(secret)), 0o600, "{secret}");
     }
     assert_eq!(mode(&dir.path().join("pki")), 0o700);

@@ -8,6 +8,7 @@ use crate::{
     registry::ResourceDef,
     request::FieldValidation,
     schema::UnknownField,
+    secret,
 };
 use serde_json::{Value, json};
 
@@ -90,6 +91,7 @@ impl Api {
         let unknown = self.refuse_unknown(asked, new)?;
         self.schema(&asked.target.def)?.apply_defaults(new);
         access::validate::complete(&asked.target.def, new);
+        secret::complete(&asked.target.def, new);
         Ok(unknown)
     }
 
@@ -112,8 +114,14 @@ impl Api {
         let def = &asked.target.def;
         let mut causes = metadata::validate(&new["metadata"], def.namespaced, access::validate::names(def));
         causes.extend(self.schema(def)?.validate(new, old));
+        if secret::is_secret(def) {
+            secret::hide(&mut causes);
+        }
         if causes.is_empty() {
             causes.extend(access::validate::validate(def, old, new));
+            if secret::is_secret(def) {
+                causes.extend(secret::validate(old, new));
+            }
         }
         if causes.is_empty() && definitions::is_definition(def) {
             causes.extend(definitions::check(new, old));

@@ -27,6 +27,7 @@ use axum::{
     body::Body,
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
+use basalt_store::Store;
 use jiff::Timestamp;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,8 @@ pub struct Api {
     /// The kinds that are served now. A request uses those that there were when it came.
     pub kinds: tokio::sync::watch::Sender<Arc<Registry>>,
     pub storage: Storage,
+    /// The store without the encryption of Secrets.
+    pub raw: Arc<dyn Store>,
     pub access: Access,
     /// The revision up to which the definitions of kinds are in effect.
     pub defined: tokio::sync::watch::Sender<u64>,

@@ -5,7 +5,7 @@
 pub mod wire;
 
 use axum::{Router, extract::Request, middleware::Next};
-use basalt_apiserver::{ApiServer, Identity, Limits, Options, Registry, StartError};
+use basalt_apiserver::{ApiServer, Identity, Limits, Options, Registry, StartError, secret::seal::Keys};
 use basalt_store::{Store, embedded::Embedded};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc};
@@ -80,8 +80,14 @@ async fn try_start(
         registry.add_crd(crd).unwrap();
     }
     let shutdown = CancellationToken::new();
-    let api = ApiServer::start(store, registry, Options { shutdown: shutdown.clone(), ..options(dir.path()) }).await?;
+    let keys = Keys::parse(&Keys::generate("test").unwrap()).unwrap();
+    let api = ApiServer::start(store, registry, Options { shutdown: shutdown.clone(), keys: Some(keys), ..options(dir.path()) }).await?;
     Ok(serve(api, Some(admin()), shutdown, dir).await)
+}
+
+/// Serves to an administrator.
+pub async fn serve_to_admin(api: ApiServer) -> Server {
+    serve(api, Some(admin()), CancellationToken::new(), tempfile::tempdir().unwrap()).await
 }
 
 /// Serves to one who is always the same, or to somebody unknown, unless a request says otherwise.
