@@ -91,15 +91,16 @@ async fn a_certificate_names_the_host_whatever_its_request_says_and_is_good_for_
     let days = certificate.validity().not_after.timestamp() - jiff::Timestamp::now().as_second();
     assert!((88 * 86_400..=91 * 86_400).contains(&days), "{days}");
 
-    // The API knows the host, and lets it do nothing.
+    // The API knows the host, and shows it itself and no other.
     let mut config = kube::Config::new(format!("https://{}", gateway.ready.api).parse().unwrap());
     config.root_cert = Some(vec![x509_parser::pem::parse_x509_pem(response.ca_pem.as_bytes()).unwrap().1.contents]);
     use base64::{Engine, engine::general_purpose::STANDARD};
     config.auth_info.client_certificate_data = Some(STANDARD.encode(&response.certificate_pem));
     config.auth_info.client_key_data = Some(STANDARD.encode(key.serialize_pem()).into());
     let hosts: Api<Host> = Api::all(kube::Client::try_from(config).unwrap());
-    match hosts.get("h1").await.unwrap_err() {
-        kube::Error::Api(status) => assert!(status.code == 403 && status.message.contains("\"h1\""), "{status:?}"),
+    assert_eq!(hosts.get("h1").await.unwrap().metadata.name.as_deref(), Some("h1"));
+    match hosts.get("h2").await.unwrap_err() {
+        kube::Error::Api(status) => assert!(status.code == 403 && status.message.contains("\"h2\""), "{status:?}"),
         other => panic!("{other:?}"),
     }
 }

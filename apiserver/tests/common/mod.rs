@@ -8,7 +8,12 @@ use axum::{Router, extract::Request, middleware::Next};
 use basalt_apiserver::{ApiServer, Identity, Limits, Options, Registry, StartError, secret::seal::Keys};
 use basalt_store::{Store, embedded::Embedded};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use std::{net::SocketAddr, path::Path, process::Stdio, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    sync::{Arc, LazyLock},
+};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +73,9 @@ pub async fn start_serving(
     try_start(make, |_| Options::default(), &[crd]).await
 }
 
+/// Those of all servers of a test, which may have one store.
+static KEYS: LazyLock<Keys> = LazyLock::new(|| Keys::parse(&Keys::generate("test").unwrap()).unwrap());
+
 async fn try_start(
     make: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>,
     options: impl FnOnce(&Path) -> Options,
@@ -80,8 +88,8 @@ async fn try_start(
         registry.add_crd(crd).unwrap();
     }
     let shutdown = CancellationToken::new();
-    let keys = Keys::parse(&Keys::generate("test").unwrap()).unwrap();
-    let api = ApiServer::start(store, registry, Options { shutdown: shutdown.clone(), keys: Some(keys), ..options(dir.path()) }).await?;
+    let keys = Some(KEYS.clone());
+    let api = ApiServer::start(store, registry, Options { shutdown: shutdown.clone(), keys, ..options(dir.path()) }).await?;
     Ok(serve(api, Some(admin()), shutdown, dir).await)
 }
 
