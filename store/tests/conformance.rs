@@ -77,7 +77,7 @@ async fn etcd_forgets_what_is_old_when_it_is_told_to() {
     let first = commit(&fixture.store, put("key", Expect::Absent, "0")).await;
     let forgotten = async {
         for round in 1u64.. {
-            let made = commit(&fixture.store, put("key", Expect::At(first + round - 1), &round.to_string())).await;
+            let made = commit(&fixture.store, put("key", Expect::At(first + round - 1), round.to_string())).await;
             let refused = match fixture.store.watch(b"key", first).await {
                 Ok(mut watch) => next(&mut watch).await.err(),
                 Err(refused) => Some(refused),
