@@ -13,63 +13,43 @@ use k8s_openapi::{
 };
 use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
 
 /// The finalizer in a Namespace's spec, which goes when the namespace is empty.
 pub const NAMESPACE_FINALIZER: &str = "kubernetes";
 
 /// The built-in kinds.
 pub fn definitions() -> Vec<ResourceDef> {
-    let column = |name: &str, json_path: &str, type_: &str, description: &str| Column {
-        name: name.into(),
-        json_path: json_path.into(),
-        type_: type_.into(),
-        format: String::new(),
-        description: description.into(),
-        priority: 0,
-    };
-    let age = column("Age", ".metadata.creationTimestamp", "date", "Time since creation");
-    let def = |group: &str, kind: &str, plural: &str, short: &str, namespaced, has_status, columns, schema| ResourceDef {
-        group: group.into(),
-        version: "v1".into(),
-        kind: kind.into(),
-        list_kind: format!("{kind}List"),
-        plural: plural.into(),
-        singular: kind.to_lowercase(),
+    let age = Column::age();
+    let def = |group: &str, kind: &str, short: &str, namespaced, has_status, columns, schema| ResourceDef {
         short_names: Some(short.to_owned()).filter(|s| !s.is_empty()).into_iter().collect(),
-        categories: Vec::new(),
         namespaced,
         has_status,
         columns,
-        schema: Arc::new(schema),
-        selectable_fields: Vec::new(),
-        strategic_merge: true,
+        ..ResourceDef::builtin(group, kind, schema)
     };
     let mut namespace = def(
         "",
         "Namespace",
-        "namespaces",
         "ns",
         false,
         true,
-        vec![column("Status", ".status.phase", "string", "Active or Terminating"), age.clone()],
+        vec![Column::new("Status", ".status.phase", "string", "Active or Terminating"), age.clone()],
         namespace_schema(),
     );
     namespace.selectable_fields = vec!["status.phase".to_owned()];
     let mut event = def(
         "",
         "Event",
-        "events",
         "ev",
         true,
         false,
         vec![
-            column("Last Seen", ".lastTimestamp", "date", "Time since it last happened"),
-            column("Type", ".type", "string", "Normal or Warning"),
-            column("Reason", ".reason", "string", "What happened, in a word"),
-            column("Object", ".involvedObject.name", "string", "The object that it happened to"),
-            column("Message", ".message", "string", "What happened"),
-            Column { priority: 1, ..column("Count", ".count", "integer", "How often it happened") },
+            Column::new("Last Seen", ".lastTimestamp", "date", "Time since it last happened"),
+            Column::new("Type", ".type", "string", "Normal or Warning"),
+            Column::new("Reason", ".reason", "string", "What happened, in a word"),
+            Column::new("Object", ".involvedObject.name", "string", "The object that it happened to"),
+            Column::new("Message", ".message", "string", "What happened"),
+            Column { priority: 1, ..Column::new("Count", ".count", "integer", "How often it happened") },
         ],
         schema_of::<Event>("An Event says what happened to an object."),
     );
@@ -88,21 +68,19 @@ pub fn definitions() -> Vec<ResourceDef> {
     let lease = def(
         "coordination.k8s.io",
         "Lease",
-        "leases",
         "",
         true,
         false,
-        vec![column("Holder", ".spec.holderIdentity", "string", "Who holds the lease"), age],
+        vec![Column::new("Holder", ".spec.holderIdentity", "string", "Who holds the lease"), age],
         schema_of::<Lease>("A Lease is held by renewing it."),
     );
     let mut definition = def(
         definitions::GROUP,
         "CustomResourceDefinition",
-        definitions::PLURAL,
         "crd",
         false,
         true,
-        vec![column("Created At", ".metadata.creationTimestamp", "date", "Time since creation")],
+        vec![Column::new("Created At", ".metadata.creationTimestamp", "date", "Time since creation")],
         definition_schema(),
     );
     definition.short_names.push("crds".into());

@@ -62,7 +62,46 @@ pub struct Column {
     pub priority: i32,
 }
 
+impl Column {
+    /// A column that is always shown.
+    pub fn new(name: &str, json_path: &str, type_: &str, description: &str) -> Self {
+        Self {
+            name: name.into(),
+            json_path: json_path.into(),
+            type_: type_.into(),
+            format: String::new(),
+            description: description.into(),
+            priority: 0,
+        }
+    }
+
+    /// The age of the object.
+    pub fn age() -> Self {
+        Self::new("Age", ".metadata.creationTimestamp", "date", "Time since creation")
+    }
+}
+
 impl ResourceDef {
+    /// A kind of Kubernetes in its version `v1`: not in namespaces, without status and columns.
+    pub fn builtin(group: &str, kind: &str, schema: Value) -> Self {
+        Self {
+            group: group.into(),
+            version: "v1".into(),
+            kind: kind.into(),
+            list_kind: format!("{kind}List"),
+            plural: format!("{}s", kind.to_lowercase()),
+            singular: kind.to_lowercase(),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            namespaced: false,
+            has_status: false,
+            columns: Vec::new(),
+            schema: Arc::new(schema),
+            selectable_fields: Vec::new(),
+            strategic_merge: true,
+        }
+    }
+
     /// `group/version`, or the version alone for the core group.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }

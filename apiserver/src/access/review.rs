@@ -17,7 +17,6 @@ use k8s_openapi::api::{
     authorization::v1::{SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview},
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 const AUTHORIZATION: &str = "authorization.k8s.io";
 const AUTHENTICATION: &str = "authentication.k8s.io";
@@ -29,22 +28,7 @@ pub fn is_review(def: &ResourceDef) -> bool {
 
 /// The kinds.
 pub fn definitions() -> Vec<ResourceDef> {
-    let def = |group: &str, kind: &str, schema: Value| ResourceDef {
-        group: group.into(),
-        version: "v1".into(),
-        kind: kind.into(),
-        list_kind: format!("{kind}List"),
-        plural: format!("{}s", kind.to_lowercase()),
-        singular: kind.to_lowercase(),
-        short_names: Vec::new(),
-        categories: Vec::new(),
-        namespaced: false,
-        has_status: false,
-        columns: Vec::new(),
-        schema: Arc::new(schema),
-        selectable_fields: Vec::new(),
-        strategic_merge: true,
-    };
+    let def = ResourceDef::builtin;
     vec![
         def(AUTHORIZATION, "SelfSubjectAccessReview", schema_of::<SelfSubjectAccessReview>("Whether the asker may do something.")),
         def(AUTHORIZATION, "SelfSubjectRulesReview", schema_of::<SelfSubjectRulesReview>("What the asker may do in a namespace.")),

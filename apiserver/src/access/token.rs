@@ -31,14 +31,6 @@ pub fn is_token(def: &ResourceDef) -> bool {
 
 /// The kind.
 pub fn definition() -> ResourceDef {
-    let column = |name: &str, json_path: &str, type_: &str, description: &str| Column {
-        name: name.into(),
-        json_path: json_path.into(),
-        type_: type_.into(),
-        format: String::new(),
-        description: description.into(),
-        priority: 0,
-    };
     let schema = json!({
         "type": "object",
         "description": "An AccessToken lets whoever has its secret ask as somebody, until it expires or is deleted.",
@@ -74,10 +66,10 @@ pub fn definition() -> ResourceDef {
         namespaced: false,
         has_status: false,
         columns: vec![
-            column("User", ".spec.user", "string", "Whom it stands for"),
-            column("Expires", ".spec.expiresAt", "string", "From when on it is good for nothing"),
-            column("Description", ".spec.description", "string", "What it is for"),
-            column("Age", ".metadata.creationTimestamp", "date", "Time since creation"),
+            Column::new("User", ".spec.user", "string", "Whom it stands for"),
+            Column::new("Expires", ".spec.expiresAt", "string", "From when on it is good for nothing"),
+            Column::new("Description", ".spec.description", "string", "What it is for"),
+            Column::age(),
         ],
         schema: Arc::new(schema),
         selectable_fields: vec!["spec.user".into()],

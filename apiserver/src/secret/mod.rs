@@ -10,7 +10,6 @@ use crate::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Map, Value};
-use std::sync::Arc;
 
 /// What all values of a Secret may take together.
 const MAX_BYTES: usize = 1 << 20;
@@ -24,34 +23,13 @@ pub fn is_secret(def: &ResourceDef) -> bool {
 
 /// The kind.
 pub fn definition() -> ResourceDef {
-    let column = |name: &str, json_path: &str, type_: &str, description: &str| Column {
-        name: name.into(),
-        json_path: json_path.into(),
-        type_: type_.into(),
-        format: String::new(),
-        description: description.into(),
-        priority: 0,
-    };
     let mut schema = schema_of::<Secret>("A Secret holds values that are encrypted where they are stored.");
     schema["properties"]["type"]["default"] = "Opaque".into();
     ResourceDef {
-        group: String::new(),
-        version: "v1".into(),
-        kind: "Secret".into(),
-        list_kind: "SecretList".into(),
-        plural: "secrets".into(),
-        singular: "secret".into(),
-        short_names: Vec::new(),
-        categories: Vec::new(),
         namespaced: true,
-        has_status: false,
-        columns: vec![
-            column("Type", ".type", "string", "What the values are for"),
-            column("Age", ".metadata.creationTimestamp", "date", "Time since creation"),
-        ],
-        schema: Arc::new(schema),
+        columns: vec![Column::new("Type", ".type", "string", "What the values are for"), Column::age()],
         selectable_fields: vec!["type".into()],
-        strategic_merge: true,
+        ..ResourceDef::builtin("", "Secret", schema)
     }
 }
 
