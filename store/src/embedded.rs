@@ -2,7 +2,9 @@
 //!
 //! One writer thread takes all commits that wait, checks each against the state that the ones before it leave, writes them
 //! as one atomic batch with one fsync, and only then acknowledges them and hands them to the watches, in order. The history
-//! that watches replay from is a bounded ring in memory: after a restart, a watch from before it is told to list again.
+//! that watches replay from is a bounded ring in memory; after a restart it is read from the disk when a watch wants it.
+
+mod history;
 
 use crate::{
     Action, Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write, limits,
@@ -51,6 +53,8 @@ pub struct Embedded {
     commits: Option<mpsc::Sender<Commit>>,
     writer: Option<JoinHandle<()>>,
     feed: Arc<Mutex<Feed>>,
+    /// Whether the history from before the start is in the feed, as far as it is kept.
+    recalled: Mutex<bool>,
 }
 
 struct Commit {
@@ -63,6 +67,7 @@ struct Reader {
     database: Database,
     entries: Keyspace,
     meta: Keyspace,
+    history: Keyspace,
 }
 
 /// The recent commits and those who follow them. Its lock is what makes a replay and the live tail meet without a gap.
@@ -74,6 +79,8 @@ struct Feed {
     revision: Revision,
     /// The oldest revision that a watch may start after.
     floor: Revision,
+    /// What the floor was at the start.
+    opened: Revision,
     watchers: Vec<Watcher>,
 }
 
@@ -90,9 +97,11 @@ impl Embedded {
         let database = Database::builder(dir).open().map_err(open)?;
         let entries = database.keyspace("entries", KeyspaceCreateOptions::default).map_err(open)?;
         let meta = database.keyspace("meta", KeyspaceCreateOptions::default).map_err(open)?;
-        let reader = Reader { database, entries, meta };
+        let history = database.keyspace("history", KeyspaceCreateOptions::default).map_err(open)?;
+        let reader = Reader { database, entries, meta, history };
         let revision = reader.revision(&reader.database.snapshot())?.max(options.least_revision);
-        let feed = Feed { options, recent: VecDeque::new(), recent_bytes: 0, revision, floor: revision, watchers: Vec::new() };
+        let feed =
+            Feed { options, recent: VecDeque::new(), recent_bytes: 0, revision, floor: revision, opened: revision, watchers: Vec::new() };
         let feed = Arc::new(Mutex::new(feed));
         let (commits, queue) = mpsc::channel();
         let writer = Writer { reader: reader.clone(), feed: feed.clone(), revision, batch: options.batch.max(1) };
@@ -100,7 +109,18 @@ impl Embedded {
             .name("store-writer".into())
             .spawn(move || writer.run(&queue))
             .map_err(|e| StoreError::Open { place: dir.display().to_string(), reason: format!("cannot start the writer: {e}") })?;
-        Ok(Arc::new(Self { reader, commits: Some(commits), writer: Some(writer), feed }))
+        Ok(Arc::new(Self { reader, commits: Some(commits), writer: Some(writer), feed, recalled: Mutex::new(false) }))
+    }
+
+    /// Puts what is kept of the history from before the start into the feed.
+    fn recall(&self) -> Result<(), StoreError> {
+        let mut recalled = lock(&self.recalled);
+        if !*recalled {
+            let events = history::recall(&self.reader, &self.reader.database.snapshot(), lock(&self.feed).options.history_commits)?;
+            lock(&self.feed).take_up(events);
+            *recalled = true;
+        }
+        Ok(())
     }
 }
 
@@ -153,6 +173,9 @@ impl Store for Embedded {
     }
 
     async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {
+        if after < lock(&self.feed).floor {
+            self.recall()?;
+        }
         let mut feed = lock(&self.feed);
         if after < feed.floor {
             return Err(WatchError::Compacted { asked: after, oldest: feed.floor });
@@ -182,16 +205,22 @@ impl Store for Embedded {
             feed.forget_oldest();
         }
         feed.floor = feed.floor.max(revision);
-        Ok(())
+        // Not synced: the next commit does it, and without one there is nothing that could be told of.
+        let floor = self.reader.meta.insert(history::FLOOR, &feed.floor.to_be_bytes()[..]);
+        floor.map_err(|error| engine("compact", &error))
     }
 }
 
 impl Reader {
     fn revision(&self, snapshot: &impl Readable) -> Result<Revision, StoreError> {
-        let stored = snapshot.get(&self.meta, REVISION).map_err(|e| engine("read the revision", &e))?;
-        let Some(stored) = stored else { return Ok(0) };
-        let bytes: [u8; 8] = stored[..].try_into().map_err(|_| corrupt(format!("the revision has {} bytes", stored.len())))?;
-        Ok(Revision::from_be_bytes(bytes))
+        Ok(self.number(snapshot, REVISION)?.unwrap_or(0))
+    }
+
+    fn number(&self, snapshot: &impl Readable, key: &str) -> Result<Option<Revision>, StoreError> {
+        let stored = snapshot.get(&self.meta, key).map_err(|e| engine("read a revision", &e))?;
+        let Some(stored) = stored else { return Ok(None) };
+        let bytes: [u8; 8] = stored[..].try_into().map_err(|_| corrupt(format!("the {key} has {} bytes", stored.len())))?;
+        Ok(Some(Revision::from_be_bytes(bytes)))
     }
 
     fn get(&self, snapshot: &impl Readable, key: &[u8]) -> Result<Option<Entry>, StoreError> {
@@ -248,7 +277,7 @@ impl Writer {
             }
         }
         if revision > self.revision {
-            let written = self.persist(pending, revision);
+            let written = self.persist(pending, accepted.iter().map(|(_, event)| event), revision);
             if let Err(error) = written {
                 for (done, _) in accepted {
                     let _ = done.send(Err(engine("commit", &error).into()));
@@ -264,13 +293,22 @@ impl Writer {
         Ok(())
     }
 
-    fn persist(&self, pending: HashMap<Bytes, Option<Entry>>, revision: Revision) -> Result<(), fjall::Error> {
+    fn persist<'a>(
+        &self,
+        pending: HashMap<Bytes, Option<Entry>>,
+        events: impl Iterator<Item = &'a WatchEvent>,
+        revision: Revision,
+    ) -> Result<(), fjall::Error> {
         let mut batch = self.reader.database.batch().durability(Some(PersistMode::SyncData));
         for (key, entry) in pending {
             match entry {
                 Some(entry) => batch.insert(&self.reader.entries, &key[..], encode(&entry)),
                 None => batch.remove(&self.reader.entries, &key[..]),
             }
+        }
+        for event in events.filter(|event| !event.changes.is_empty()) {
+            let (place, record) = history::record(event);
+            batch.insert(&self.reader.history, &place[..], record);
         }
         batch.insert(&self.reader.meta, REVISION, &revision.to_be_bytes()[..]);
         batch.commit()
@@ -317,6 +355,23 @@ impl Feed {
         while self.recent.len() > self.options.history_commits || (self.recent_bytes > self.options.history_bytes && self.recent.len() > 1)
         {
             self.forget_oldest();
+        }
+    }
+
+    /// Takes up the history up to the start, unless what came after it is not whole any more.
+    fn take_up(&mut self, mut events: VecDeque<WatchEvent>) {
+        while self.floor == self.opened && events.back().is_some_and(|event| event.revision > self.opened) {
+            events.pop_back();
+        }
+        while self.recent.len() < self.options.history_commits && events.back().is_some_and(|event| event.revision == self.floor) {
+            let Some(event) = events.pop_back() else { return };
+            let bytes = self.recent_bytes + size(&event);
+            if bytes > self.options.history_bytes {
+                return;
+            }
+            self.recent_bytes = bytes;
+            self.floor = event.revision - 1;
+            self.recent.push_front(Arc::new(event));
         }
     }
 
@@ -380,7 +435,7 @@ fn decode(key: Bytes, stored: &[u8]) -> Result<Entry, StoreError> {
     Ok(Entry { key, value: Bytes::copy_from_slice(value), created, modified })
 }
 
-fn lock(feed: &Mutex<Feed>) -> MutexGuard<'_, Feed> {
+fn lock<T>(feed: &Mutex<T>) -> MutexGuard<'_, T> {
     // The feed is whole between any two of its statements that can panic.
     feed.lock().unwrap_or_else(PoisonError::into_inner)
 }

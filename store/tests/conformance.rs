@@ -11,7 +11,7 @@ use basalt_store::{
 };
 use bytes::Bytes;
 use common::{Fixture, PATIENCE, delete, next, put};
-use futures::future::join_all;
+use futures::{FutureExt, StreamExt, future::join_all};
 use proptest::prelude::*;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -427,13 +427,78 @@ async fn what_was_committed_is_there_after_reopening() {
     assert_eq!(store.revision().await.unwrap(), third);
     let all = store.range(b"a", b"z", 0).await.unwrap();
     assert_eq!(all.entries, [Entry { key: "k".into(), value: "1".into(), created: first, modified: first }]);
-    // The history is in memory.
-    let refused = store.watch(b"", first).await.err();
-    assert!(matches!(refused, Some(WatchError::Compacted { asked, oldest }) if (asked, oldest) == (first, third)), "{refused:?}");
     let mut stream = watch(&store, "", third).await;
     let fourth = commit(&store, put("k", Expect::At(first), "2")).await;
     assert!(fourth > third);
     assert_eq!(next(&mut stream).await.unwrap().revision, fourth);
+}
+
+#[tokio::test]
+async fn a_watch_is_taken_up_after_reopening_and_tells_all_that_it_would_have_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Embedded::open(dir.path(), Options::default()).unwrap() as Arc<dyn Store>;
+    let mut store = open();
+    let mut uncut = watch(&store, "a", 0).await;
+    let mut told = Vec::new();
+    for i in 0..300_u64 {
+        let key = format!("{}/{}", ["a", "b"][usize::from(i % 7 == 0)], i % 11);
+        let write = if i % 5 == 4 { delete(&key, Expect::Any) } else { put(&key, Expect::Any, format!("value {i}")) };
+        commit(&store, write).await;
+        // One of several writes too, of which a watch sees some.
+        store.commit(several(i)).await.unwrap();
+        if i % 100 == 50 {
+            told.extend(ready(&mut uncut).await);
+            let known = told.last().map_or(0, |event: &WatchEvent| event.revision);
+            drop((uncut, store));
+            store = open();
+            // What is committed before the history is asked for comes after it.
+            commit(&store, put("a/0", Expect::Any, "first after the start")).await;
+            uncut = watch(&store, "a", known).await;
+        }
+    }
+    told.extend(ready(&mut uncut).await);
+    drop((uncut, store));
+    store = open();
+    let mut again = watch(&store, "a", 0).await;
+    assert_eq!(ready(&mut again).await, told);
+    assert!(told.len() > 400, "{}", told.len());
+    assert!(told.iter().flat_map(|event| &event.changes).any(|change| matches!(change, Change::Delete { previous: Some(_), .. })));
+    // What is compacted stays so.
+    store.compact(told[300].revision).await.unwrap();
+    commit(&store, put("a/0", Expect::Any, "last")).await;
+    drop((again, store));
+    store = open();
+    let refused = store.watch(b"a", told[299].revision).await.err();
+    assert!(matches!(refused, Some(WatchError::Compacted { oldest, .. }) if oldest == told[300].revision), "{refused:?}");
+    assert_eq!(ready(&mut watch(&store, "a", told[300].revision).await).await[..told.len() - 301], told[301..]);
+}
+
+#[tokio::test]
+async fn a_commit_too_large_to_be_recorded_is_the_end_of_history_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Embedded::open(dir.path(), Options::default()).unwrap() as Arc<dyn Store>;
+    let store = open();
+    commit(&store, put("k", Expect::Absent, "x".repeat(200_000))).await;
+    let replaced = commit(&store, put("k", Expect::Any, "2")).await;
+    let last = commit(&store, put("k", Expect::Any, "3")).await;
+    drop(store);
+    let store = open();
+    let refused = store.watch(b"", replaced - 1).await.err();
+    assert!(matches!(refused, Some(WatchError::Compacted { oldest, .. }) if oldest == replaced), "{refused:?}");
+    assert_eq!(next(&mut watch(&store, "", replaced).await).await.unwrap().revision, last);
+}
+
+fn several(i: u64) -> Vec<Write> {
+    (0..=i % 4).map(|n| put(format!("{}/many-{n}", ["a", "c"][usize::from(n == 1)]), Expect::Any, format!("{i} {n}"))).collect()
+}
+
+/// What a watch has ready.
+async fn ready(stream: &mut WatchStream) -> Vec<WatchEvent> {
+    let mut events = Vec::new();
+    while let Some(Some(event)) = stream.next().now_or_never() {
+        events.push(event.unwrap());
+    }
+    events
 }
 
 #[tokio::test]
