@@ -96,7 +96,8 @@ pub enum RestoreError {
 /// Answers with a backup of the store as it is now.
 pub async fn answer(store: &dyn Store) -> Result<Response<Body>, Status> {
     let root = keys::ROOT.as_bytes();
-    let range = store.range(root, &prefix_end(root), 0).await?;
+    let mut range = store.range(root, &prefix_end(root), 0).await?;
+    range.entries.retain(|entry| entry.key != keys::MARK);
     let head = Head { format: FORMAT.into(), revision: range.revision, objects: range.entries.len() };
     let first = encode(&head)?;
     let mut hash = Sha256::new_with_prefix(&first);

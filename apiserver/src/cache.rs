@@ -4,6 +4,8 @@
 //! joined under the lock that events are published under, so that nothing is missed and nothing comes twice. A kind that is added
 //! later is loaded between two commits of the stream.
 
+mod recall;
+
 use crate::{
     keys,
     object::{Object, decode},
@@ -13,11 +15,13 @@ use futures::StreamExt;
 use rpds::RedBlackTreeMapSync;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
+
+pub use recall::Replay;
 
 /// How many recent events a kind keeps for watches to replay.
 const RING: usize = 10_000;
@@ -82,8 +86,10 @@ struct State {
     revision: Revision,
     /// How many events there were.
     events: u64,
-    /// The oldest revision that a watch may start after.
+    /// The oldest revision that a watch may start after: what came after it and is not in the ring is nothing.
     floor: Revision,
+    /// The revision that the objects were read at.
+    loaded: Revision,
     live: broadcast::Sender<Arc<Event>>,
 }
 
@@ -98,6 +104,11 @@ pub struct Cache {
     kinds: RwLock<HashMap<Id, Arc<Kind>>>,
     orders: mpsc::UnboundedSender<Order>,
     progress: watch::Sender<Revision>,
+    store: Arc<dyn Store>,
+    /// Held by the one who reads history of the store.
+    recalling: tokio::sync::Mutex<()>,
+    /// Up to here there is no history, or too much of it.
+    forgotten: AtomicU64,
 }
 
 impl Cache {
@@ -109,7 +120,14 @@ impl Cache {
     ) -> Result<Arc<Self>, StoreError> {
         let kinds = kinds.map(|id| (id, Arc::new(Kind::new()))).collect();
         let (orders, ordered) = mpsc::unbounded_channel();
-        let cache = Arc::new(Self { kinds: RwLock::new(kinds), orders, progress: watch::Sender::new(0) });
+        let cache = Arc::new(Self {
+            kinds: RwLock::new(kinds),
+            orders,
+            progress: watch::Sender::new(0),
+            store: store.clone(),
+            recalling: tokio::sync::Mutex::default(),
+            forgotten: AtomicU64::new(0),
+        });
         let revision = cache.load(&*store).await?;
         tokio::spawn({
             let cache = cache.clone();
@@ -285,6 +303,7 @@ impl Kind {
             revision: 0,
             events: 0,
             floor: 0,
+            loaded: 0,
             live: broadcast::Sender::new(BACKLOG),
         };
         Self { state: RwLock::new(state), pages: Mutex::new(VecDeque::new()) }
@@ -297,7 +316,7 @@ impl Kind {
 
     /// Whether the kind was loaded as of this revision or a later one: the stream may still be behind.
     fn is_loaded_at(&self, revision: Revision) -> bool {
-        revision <= self.read().floor
+        revision <= self.read().loaded
     }
 
     /// One object.
@@ -328,7 +347,7 @@ impl Kind {
     }
 
     /// The events after a revision that are kept, and those to come.
-    pub fn watch(&self, after: Revision) -> Result<(Vec<Arc<Event>>, LiveEvents), Expired> {
+    fn watch(&self, after: Revision) -> Result<(Vec<Arc<Event>>, LiveEvents), Expired> {
         let state = self.read();
         if after < state.floor {
             return Err(Expired { oldest: state.floor });
@@ -366,7 +385,10 @@ impl Kind {
         let event = Arc::new(event);
         state.revision = state.revision.max(revision);
         state.events += 1;
-        state.ring.push_back(event.clone());
+        // What comes of reading all objects anew is not what happened.
+        if revision > state.loaded {
+            state.ring.push_back(event.clone());
+        }
         if state.ring.len() > RING
             && let Some(oldest) = state.ring.pop_front()
         {
@@ -381,6 +403,7 @@ impl Kind {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.ring.clear();
         state.floor = revision;
+        state.loaded = revision;
         let gone: Vec<String> = state.objects.keys().filter(|place| !found.contains(place.as_str())).cloned().collect();
         drop(state);
         for place in gone {

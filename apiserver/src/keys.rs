@@ -6,6 +6,9 @@ use bytes::Bytes;
 /// What every key starts with.
 pub const ROOT: &str = "/registry/";
 
+/// What is no object, and is written to be seen in the stream of commits.
+pub const MARK: &str = "/registry/mark";
+
 /// What the keys of a kind start with.
 pub fn kind_prefix(group: &str, plural: &str) -> String {
     let group = if group.is_empty() { "core" } else { group };

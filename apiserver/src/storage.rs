@@ -1,7 +1,7 @@
 //! Writes: read the object, change it, and commit it if nobody else has changed it meanwhile; otherwise do it again.
 
 use crate::{
-    cache::{Cache, Kind},
+    cache::{Cache, Kind, Replay},
     error::{Reason, Status},
     fence::Fence,
     keys,
@@ -52,6 +52,12 @@ impl Storage {
             Reason::Timeout,
             format!("the cache is at revision {have} and has not reached {revision} after {} s", PATIENCE.as_secs()),
         ))
+    }
+
+    /// The events of a kind after a revision, and those to come.
+    pub async fn watch(&self, kind: &Kind, after: u64) -> Result<Replay, Status> {
+        let late = |_| Status::new(Reason::Timeout, format!("the store has not told its history after {} s", PATIENCE.as_secs()));
+        Ok(tokio::time::timeout(PATIENCE, self.cache.watch(kind, after)).await.map_err(late)??)
     }
 
     /// An object as it is now.

@@ -4,7 +4,7 @@
 mod common;
 
 use basalt_api::VirtualMachine;
-use basalt_store::{Action, CommitError, Range, Revision, Store, StoreError, WatchError, WatchStream, Write};
+use basalt_store::{Action, CommitError, Range, Revision, Store, StoreError, WatchError, WatchStream, Write, embedded::Embedded};
 use common::{
     Server, start, start_on,
     wire::{HOSTS, Line, MERGE, NAMESPACES, VMS, Watch, host, labelled, names, resource_version, vm},
@@ -438,6 +438,53 @@ async fn after_the_store_was_away_watchers_see_the_difference_in_order() {
     assert_eq!(refusal(server.watch(&format!("{VMS}?resourceVersion={known}")).await).await["code"], 410);
     server.post(VMS, &vm("later")).await.ok(201);
     assert_eq!(watch.take(1).await, ["ADDED later"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_is_resumed_at_a_server_that_has_just_been_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Embedded::open(&dir.path().join("store"), Default::default()).unwrap();
+    let (again, kept) = (store.clone(), store.clone());
+    let server = start_on(move |_| store).await;
+    for name in ["a", "b"] {
+        server.post(VMS, &labelled(vm(name), json!({ "x": "1" }))).await.ok(201);
+    }
+    let known = server.revision().await;
+    relabel(&server, "a", json!({ "x": "2" })).await;
+    server.post(HOSTS, &host("h")).await.ok(201);
+    relabel(&server, "b", json!({ "y": "1" })).await;
+    server.delete(&format!("{VMS}/b"), json!(null)).await.ok(200);
+    server.post(VMS, &vm("b")).await.ok(201);
+    relabel(&server, "a", json!({ "x": "1" })).await;
+    let [everything, selected] = [format!("{VMS}?resourceVersion={known}"), format!("{VMS}?resourceVersion={known}&labelSelector=x%3D1")];
+    let hosts = format!("{HOSTS}?resourceVersion={known}");
+    let mut told = Vec::new();
+    for (path, lines) in [(&everything, 5), (&selected, 4), (&hosts, 1)] {
+        told.push(lines_of(&server, path, lines).await);
+    }
+    assert_eq!(told[1].iter().map(Line::brief).collect::<Vec<_>>(), ["DELETED a", "MODIFIED b", "DELETED b", "ADDED a"]);
+    let server = start_on(move |_| again).await;
+    for (index, (path, lines)) in [(&everything, 5), (&selected, 4), (&hosts, 1)].into_iter().enumerate() {
+        assert_eq!(lines_of(&server, path, lines).await, told[index], "{path}");
+    }
+    // What the store knows no more is gone here too, and what was told of it is as good as ever.
+    kept.compact(server.revision().await).await.unwrap();
+    assert_eq!(lines_of(&server, &everything, 5).await, told[0]);
+    let early = format!("{VMS}?resourceVersion={}", known - 1);
+    assert_eq!(refusal(server.watch(&early).await).await["code"], 410);
+    let mut watch = server.watch(&everything).await;
+    watch.take(5).await;
+    server.post(VMS, &vm("c")).await.ok(201);
+    assert_eq!(watch.take(1).await, ["ADDED c"]);
+}
+
+async fn lines_of(server: &Server, path: &str, count: usize) -> Vec<Line> {
+    let mut watch = server.watch(path).await;
+    let mut lines = Vec::new();
+    while lines.len() < count {
+        lines.push(watch.next().await.expect("the watch goes on"));
+    }
+    lines
 }
 
 async fn reflected(server: &Server, config: watcher::Config) {

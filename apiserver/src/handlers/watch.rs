@@ -108,7 +108,7 @@ impl Api {
             (_, None) => self.storage.catch_up().await?,
         };
         let (replay, snapshot, live, revision) = match start {
-            Start::After(after) => match kind.watch(after) {
+            Start::After(after) => match self.storage.watch(&kind, after).await? {
                 Ok((replay, live)) => (replay, None, live, after),
                 // As an event and not as a refusal: not every client knows to list again after a refusal.
                 Err(gone) => return Ok(lines(Body::from(error_line(after, gone.oldest)))),
