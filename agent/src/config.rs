@@ -2,7 +2,10 @@
 
 use crate::vmm::VmmChoice;
 use basalt_api::Memory;
-use basalt_daemon::logs::LogFormat;
+use basalt_daemon::{
+    logs::LogFormat,
+    traces::{self, Collector},
+};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -47,6 +50,13 @@ pub struct Settings {
     /// How much of each guest's console is kept [default: 1Mi]
     #[arg(long, env = "BASALT_AGENT_CONSOLE_LIMIT", value_name = "SIZE")]
     pub console_limit: Option<Memory>,
+    /// Where traces are sent: an OTLP receiver that speaks gRPC, such as `http://collector.example:4317` [default:
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, or nowhere]
+    #[arg(long, env = "BASALT_AGENT_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// The CA of the receiver's certificate, if it is reached over https [default: `OTEL_EXPORTER_OTLP_CERTIFICATE`]
+    #[arg(long, env = "BASALT_AGENT_OTLP_CA_FILE", value_name = "FILE")]
+    pub otlp_ca_file: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or a filter; `RUST_LOG` wins [default: info]
     #[arg(long, env = "BASALT_AGENT_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -81,13 +91,24 @@ pub struct Config {
     pub capacity_cpus: Option<u32>,
     pub capacity_memory: Option<Memory>,
     pub console_limit: Memory,
+    pub otlp_endpoint: Option<String>,
+    pub otlp_ca_file: Option<PathBuf>,
     pub log_level: String,
     pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Where traces go, if they are asked for.
+    pub fn collector(&self) -> Option<Collector> {
+        let endpoint = self.otlp_endpoint.clone()?;
+        Some(Collector { endpoint, ca_file: self.otlp_ca_file.clone() })
+    }
 }
 
 impl Settings {
     /// Puts in the defaults and checks the whole.
     pub fn resolve(self) -> Result<Config, SettingError> {
+        let otlp = traces::of_environment();
         let error = |name, reason: &str| SettingError { name, reason: reason.to_owned() };
         let machine = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?.trim().split('.').next().map(str::to_lowercase);
         let host = self.host.or_else(machine).filter(|host| !host.is_empty());
@@ -115,6 +136,8 @@ impl Settings {
             capacity_cpus: self.capacity_cpus,
             capacity_memory: self.capacity_memory,
             console_limit: self.console_limit.unwrap_or(Memory::from_mib(1)),
+            otlp_endpoint: self.otlp_endpoint.or(otlp.0),
+            otlp_ca_file: self.otlp_ca_file.or(otlp.1),
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
             log_format: self.log_format.unwrap_or_default(),
         })

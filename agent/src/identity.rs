@@ -4,6 +4,7 @@ use crate::{
     config::Config,
     files::{self, FileError},
 };
+use basalt_daemon::traces;
 use basalt_proto::v1::{EnrollRequest, agent_client::AgentClient};
 use rcgen::{CertificateParams, KeyPair};
 use std::{
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity as TlsIdentity};
+use tracing::Instrument;
 
 /// How long the gateway may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -97,13 +99,15 @@ impl Identity {
         let endpoint = endpoint(config, &ca)?;
         let channel = endpoint.connect().await.map_err(|e| IdentityError::Unreachable(sources(&e)))?;
         let mut client = AgentClient::new(channel);
-        let request = EnrollRequest {
+        let mut request = tonic::Request::new(EnrollRequest {
             token: token.trim().to_owned(),
             host: config.host.clone(),
             csr_pem: request,
             agent_version: basalt_daemon::version::VERSION.to_owned(),
-        };
-        let answer = tokio::time::timeout(DEADLINE, client.enroll(request)).await;
+        });
+        let span = tracing::info_span!(target: traces::TARGET, "enrol", otel.kind = "client", basalt.host = config.host);
+        traces::carry(&span, request.metadata_mut().as_mut());
+        let answer = tokio::time::timeout(DEADLINE, client.enroll(request).instrument(span)).await;
         let answer =
             answer.map_err(|_| IdentityError::Unreachable("it does not answer".into()))?.map_err(|status| match status.code() {
                 tonic::Code::PermissionDenied | tonic::Code::InvalidArgument => IdentityError::Refused(status.message().to_owned()),

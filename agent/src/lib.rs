@@ -17,6 +17,7 @@ pub mod session;
 pub mod vm;
 pub mod vmm;
 
+use basalt_daemon::traces;
 use config::Config;
 use files::FileError;
 use ledger::Ledger;
@@ -28,6 +29,7 @@ use std::{
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use vm::host::{Doors, Vms};
 
 /// How often consoles are looked at for their size.
@@ -83,7 +85,15 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
                     Ok(()) => {
                         if let Some(manifest) = ledger.manifest() {
                             tracing::debug!(generation = manifest.generation, vms = manifest.vms.len(), "manifest taken");
-                            vms.apply(manifest).await;
+                            let span = tracing::info_span!(
+                                target: traces::TARGET,
+                                "manifest",
+                                otel.kind = "consumer",
+                                basalt.host = manifest.host,
+                                basalt.generation = manifest.generation,
+                                basalt.vms = manifest.vms.len(),
+                            );
+                            vms.apply(manifest).instrument(span).await;
                         }
                         acknowledge.send_replace(ledger.generation());
                     }

@@ -1,7 +1,7 @@
 //! The `basalt-agent` binary.
 
 use basalt_agent::config::Settings;
-use basalt_daemon::{config, logs, shutdown};
+use basalt_daemon::{config, logs, shutdown, traces::Traces};
 use clap::Parser;
 use std::{error::Error, process::ExitCode};
 
@@ -24,13 +24,21 @@ fn start() -> Result<(), Box<dyn Error>> {
         print!("{}", config::printed(&config, &[])?);
         return Ok(());
     }
-    logs::init(&config.log_level, config.log_format)?;
     // Another provider in the process would be a fault of the build; then TLS says so by itself.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let traces = {
+        let _within = runtime.enter();
+        config.collector().map(|collector| Traces::start(&collector, "basalt-agent")).transpose()?
+    };
+    logs::init(&config.log_level, config.log_format, traces.as_ref())?;
+    let ended = runtime.block_on(async {
         let shutdown = shutdown::on_signal()?;
         basalt_agent::run(config, shutdown).await?;
         Ok::<_, Box<dyn Error>>(())
-    })
+    });
+    if let Some(traces) = traces {
+        traces.end();
+    }
+    ended
 }

@@ -17,8 +17,10 @@ use axum::{
     http::{HeaderValue, Method, Uri, header},
     response::{IntoResponse, Response},
 };
+use basalt_daemon::traces;
 use jiff::Timestamp;
 use std::{net::SocketAddr, sync::Arc, time::Instant};
+use tracing::{Span, field::Empty};
 
 /// What a request is said to be answered with if its client did not wait for the answer.
 const GONE_AWAY: u16 = 499;
@@ -50,6 +52,7 @@ pub struct Passage {
     reason: Option<Reason>,
     made: Option<String>,
     dry_run: bool,
+    span: Span,
     _in_flight: Counted,
 }
 
@@ -64,6 +67,11 @@ impl Passage {
             Method::DELETE => "delete",
             _ => "other",
         };
+        let in_process = request.extensions().get::<InProcess>().cloned();
+        let span = span(request.method(), in_process.is_some());
+        if in_process.is_none() {
+            traces::follow(&span, request.headers());
+        }
         Self {
             begin: Instant::now(),
             time: Timestamp::now(),
@@ -71,7 +79,7 @@ impl Passage {
             uri: request.uri().clone(),
             user_agent: request.headers().get(header::USER_AGENT).cloned(),
             source: request.extensions().get().copied(),
-            in_process: request.extensions().get().cloned(),
+            in_process,
             identity: None,
             verb,
             target: None,
@@ -79,9 +87,15 @@ impl Passage {
             reason: None,
             made: None,
             dry_run: request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "dryRun=All")),
+            span,
             _in_flight: api.metrics.in_flight(verb != "get"),
             api: api.clone(),
         }
+    }
+
+    /// What is traced of it.
+    pub fn span(&self) -> Span {
+        self.span.clone()
     }
 
     /// It does not come over the network.
@@ -115,6 +129,9 @@ impl Passage {
         if let Ok(id) = HeaderValue::from_str(&self.id) {
             response.headers_mut().insert(AUDIT_ID, id);
         }
+        if self.in_process.is_none() {
+            traces::carry(&self.span, response.headers_mut());
+        }
         response
     }
 
@@ -143,6 +160,35 @@ impl Passage {
         // A backup is a read of everything that there is.
         let takes_all = self.target.is_none() && self.uri.path() == "/backup";
         level == Level::All || denied || takes_all || (writes && !renews && !too_many)
+    }
+
+    /// What the trace tells, which is less than the audit log does: nothing that a path or a query says but what leads to a kind.
+    fn record(&self) {
+        let (span, labels) = (&self.span, self.labels());
+        let what = if labels.resource.is_empty() { self.uri.path() } else { &labels.resource };
+        // Of paths that lead nowhere there are as many as clients like.
+        let what = if labels.resource.is_empty() && self.code >= 300 { "" } else { what };
+        let part = if labels.subresource.is_empty() { String::new() } else { format!("/{}", labels.subresource) };
+        traces::rename(span, format!("{} {what}{part}", labels.verb).trim_end().to_owned());
+        span.record("http.response.status_code", self.code);
+        span.record("basalt.verb", labels.verb);
+        span.record("basalt.audit_id", self.id.as_str());
+        if self.code >= 500 {
+            span.record("otel.status_code", "ERROR");
+        }
+        if let Some(identity) = &self.identity {
+            span.record("user.name", identity.user.as_str());
+        }
+        if let Some(target) = &self.target {
+            span.record("basalt.group", labels.group);
+            span.record("basalt.resource", labels.resource);
+            span.record("basalt.subresource", labels.subresource);
+            span.record("basalt.namespace", target.namespace.as_deref().unwrap_or_default());
+            span.record("basalt.name", target.name.as_deref().or(self.made.as_deref()).unwrap_or_default());
+        }
+        if let Some(reason) = self.reason {
+            span.record("error.type", tracing::field::debug(reason));
+        }
     }
 
     fn event(&mut self) -> Event {
@@ -178,8 +224,31 @@ impl Passage {
 impl Drop for Passage {
     fn drop(&mut self) {
         self.api.metrics.answered(&self.labels(), self.begin.elapsed().as_secs_f64());
+        if !self.span.is_disabled() {
+            self.record();
+        }
         if let Some(audit) = self.api.audit.clone().filter(|audit| self.is_worth_a_line(audit.level)) {
             audit.record(self.event());
         }
     }
+}
+
+fn span(method: &Method, in_process: bool) -> Span {
+    tracing::info_span!(
+        target: traces::TARGET,
+        "request",
+        otel.kind = if in_process { "internal" } else { "server" },
+        otel.status_code = Empty,
+        http.request.method = %method,
+        http.response.status_code = Empty,
+        error.type = Empty,
+        user.name = Empty,
+        basalt.verb = Empty,
+        basalt.group = Empty,
+        basalt.resource = Empty,
+        basalt.subresource = Empty,
+        basalt.namespace = Empty,
+        basalt.name = Empty,
+        basalt.audit_id = Empty,
+    )
 }

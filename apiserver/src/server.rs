@@ -42,6 +42,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// How the API server is started.
 #[derive(Clone, Default)]
@@ -179,7 +180,8 @@ async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
     }
     let fence = request.extensions().get::<Fence>().cloned();
     let mut passage = Passage::begin(&api, &request);
-    let answered = Fence::around(fence, answer(&api, request, &mut passage)).await;
+    let span = passage.span();
+    let answered = Fence::around(fence, answer(&api, request, &mut passage)).instrument(span).await;
     passage.end(answered)
 }
 

@@ -37,7 +37,7 @@ async fn dispatch(cli: &Cli, screen: &Screen) -> Result<(), Error> {
     // The client library logs each failed request as an error; this program tells it better.
     let level = global.log_level.as_deref().unwrap_or("warn,kube_client=off,kube_runtime=off");
     let hint = || "for example --log-level debug".to_owned();
-    basalt_daemon::logs::init(level, basalt_daemon::logs::LogFormat::Auto)
+    basalt_daemon::logs::init(level, basalt_daemon::logs::LogFormat::Auto, None)
         .map_err(|e| Error::Usage { what: e.to_string(), hint: hint() })?;
     match &cli.verb {
         Verb::Apply(verb) => verb.run(global, screen).await,

@@ -2,6 +2,7 @@
 //! it writes with, so that the audit log names it as the cause.
 
 use crate::Context;
+use basalt_daemon::traces;
 use kube::{Resource, ResourceExt, runtime::controller::Action};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -9,6 +10,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use std::{fmt, time::Instant};
+use tracing::{Instrument, Span, field::Empty};
 
 /// Upper bounds of the buckets of reconciles, in seconds.
 const SECONDS: [f64; 11] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
@@ -124,10 +126,32 @@ pub async fn reconcile<K: Resource<DynamicType = ()>, E>(
     gauge.inc();
     let count = UnderWay(gauge);
     let begin = Instant::now();
-    let result = Cause::of(controller, object).act(under_way).await;
+    let cause = Cause::of(controller, object);
+    let span = span(&cause);
+    let result = cause.act(under_way).instrument(span.clone()).await;
+    if result.is_err() {
+        span.record("otel.status_code", "ERROR");
+    }
     metrics.durations.get_or_create(&labels).observe(begin.elapsed().as_secs_f64());
     let outcome = if result.is_ok() { "ok" } else { "error" };
     metrics.outcomes.get_or_create(&Outcome { controller, outcome }).inc();
     drop(count);
     result
+}
+
+fn span(cause: &Cause) -> Span {
+    // The first of its trace: what woke it may be many things.
+    tracing::info_span!(
+        target: traces::TARGET,
+        parent: None,
+        "reconcile",
+        otel.name = format!("reconcile {}", cause.controller),
+        otel.status_code = Empty,
+        basalt.controller = cause.controller,
+        basalt.group = cause.group,
+        basalt.resource = cause.plural,
+        basalt.namespace = cause.namespace,
+        basalt.name = cause.name,
+        basalt.generation = cause.generation,
+    )
 }

@@ -1,7 +1,10 @@
 //! The gateway's settings: a YAML file, the environment and flags, the later ones stronger.
 
 use basalt_apiserver::{Limits, Rate};
-use basalt_daemon::logs::LogFormat;
+use basalt_daemon::{
+    logs::LogFormat,
+    traces::{self, Collector},
+};
 use clap::Parser;
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -91,6 +94,13 @@ pub struct Settings {
     /// How many requests a second all those together may ask who do not say who they are; 0 for any number [default: 50]
     #[arg(long, env = "BASALT_GATEWAY_LIMIT_ANONYMOUS_PER_SECOND", value_name = "N")]
     pub limit_anonymous_per_second: Option<u32>,
+    /// Where traces are sent: an OTLP receiver that speaks gRPC, such as `http://collector.example:4317` [default:
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`, or nowhere]
+    #[arg(long, env = "BASALT_GATEWAY_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+    /// The CA of the receiver's certificate, if it is reached over https [default: `OTEL_EXPORTER_OTLP_CERTIFICATE`]
+    #[arg(long, env = "BASALT_GATEWAY_OTLP_CA_FILE", value_name = "FILE")]
+    pub otlp_ca_file: Option<PathBuf>,
     /// What is logged: error, warn, info, debug, trace, or a filter; `RUST_LOG` wins [default: info]
     #[arg(long, env = "BASALT_GATEWAY_LOG_LEVEL", value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -156,11 +166,19 @@ pub struct Config {
     pub limit_writes_per_second: u32,
     pub limit_reads_per_second: u32,
     pub limit_anonymous_per_second: u32,
+    pub otlp_endpoint: Option<String>,
+    pub otlp_ca_file: Option<PathBuf>,
     pub log_level: String,
     pub log_format: LogFormat,
 }
 
 impl Config {
+    /// Where traces go, if they are asked for.
+    pub fn collector(&self) -> Option<Collector> {
+        let endpoint = self.otlp_endpoint.clone()?;
+        Some(Collector { endpoint, ca_file: self.otlp_ca_file.clone() })
+    }
+
     /// How much may be asked.
     pub fn limits(&self) -> Limits {
         Limits {
@@ -179,6 +197,7 @@ impl Config {
 impl Settings {
     /// Puts in the defaults and checks the whole.
     pub fn resolve(self) -> Result<Config, SettingError> {
+        let otlp = traces::of_environment();
         let error = |name, reason: &str| SettingError { name, reason: reason.to_owned() };
         let data_dir = self.data_dir.unwrap_or_else(|| "/var/lib/basalt".into());
         let config = Config {
@@ -204,6 +223,8 @@ impl Settings {
             limit_writes_per_second: self.limit_writes_per_second.unwrap_or(0),
             limit_reads_per_second: self.limit_reads_per_second.unwrap_or(0),
             limit_anonymous_per_second: self.limit_anonymous_per_second.unwrap_or(50),
+            otlp_endpoint: self.otlp_endpoint.or(otlp.0),
+            otlp_ca_file: self.otlp_ca_file.or(otlp.1),
             log_level: self.log_level.unwrap_or_else(|| "info,fjall=warn,lsm_tree=warn".into()),
             log_format: self.log_format.unwrap_or_default(),
         };

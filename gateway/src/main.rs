@@ -1,6 +1,6 @@
 //! The `basalt-gateway` binary.
 
-use basalt_daemon::{config, logs, shutdown};
+use basalt_daemon::{config, logs, shutdown, traces::Traces};
 use basalt_gateway::config::Settings;
 use clap::Parser;
 use std::{error::Error, process::ExitCode};
@@ -29,11 +29,15 @@ fn start() -> Result<(), Box<dyn Error>> {
         print!("{}", config::printed(&config, &[])?);
         return Ok(());
     }
-    logs::init(&config.log_level, config.log_format)?;
     // Another provider in the process would be a fault of the build; then TLS says so by itself.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let traces = {
+        let _within = runtime.enter();
+        config.collector().map(|collector| Traces::start(&collector, "basalt-gateway")).transpose()?
+    };
+    logs::init(&config.log_level, config.log_format, traces.as_ref())?;
+    let ended = runtime.block_on(async {
         if let Some(file) = &given.restore {
             let backup = basalt_gateway::restore(&config, file).await?;
             println!("{} objects restored, as of revision {} of where they come from", backup.objects, backup.revision);
@@ -42,5 +46,9 @@ fn start() -> Result<(), Box<dyn Error>> {
         let shutdown = shutdown::on_signal()?;
         basalt_gateway::run(config, shutdown, |_| {}).await?;
         Ok::<_, Box<dyn Error>>(())
-    })
+    });
+    if let Some(traces) = traces {
+        traces.end();
+    }
+    ended
 }

@@ -17,11 +17,13 @@ use basalt_api::{
     BlockedCode, VirtualMachineSpec,
     virtual_machine::{ObservedVm, Problem, VmState},
 };
+use basalt_daemon::traces;
 use basalt_proto::v1::VmEvent;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
+use tracing::{Instrument, Span, field::Empty};
 
 /// How often a VM is looked at although nothing says that it has changed.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
@@ -100,6 +102,7 @@ impl Actor {
             let decision = plan(order.as_ref().map(|order| &order.wanted), &self.record, seen, now);
             self.settle(&decision, order.as_ref());
             self.report(&decision, order.as_ref());
+            let span = self.span(decision.step);
             let failed = match decision.step {
                 Step::Wait(until) => {
                     if !self.wait(seen, until, now).await {
@@ -107,20 +110,38 @@ impl Actor {
                     }
                     continue;
                 }
-                Step::TearDown => match self.tear_down().await {
+                Step::TearDown => match self.tear_down().instrument(span.clone()).await {
                     Ok(()) => {
                         self.report_absent(order.as_ref());
                         return;
                     }
                     Err(error) => Err(error),
                 },
-                step => self.step(step, order.as_ref(), now).await,
+                step => self.step(step, order.as_ref(), now).instrument(span.clone()).await,
             };
             if let Err(error) = failed {
+                span.record("otel.status_code", "ERROR");
+                drop(span);
                 self.fail(error, order.as_ref());
                 self.pause().await;
             }
         }
+    }
+
+    /// What is traced of a step.
+    fn span(&self, step: Step) -> Span {
+        if matches!(step, Step::Wait(_)) {
+            return Span::none();
+        }
+        tracing::info_span!(
+            target: traces::TARGET,
+            "vm step",
+            otel.name = format!("vm {step:?}"),
+            otel.status_code = Empty,
+            basalt.namespace = self.record.namespace,
+            basalt.name = self.record.name,
+            basalt.epoch = self.record.epoch,
+        )
     }
 
     fn take(&mut self, order: &Order) {

@@ -1,8 +1,10 @@
 //! A store whose operations are timed.
 
 use super::Metrics;
+use basalt_daemon::traces;
 use basalt_store::{CommitError, Entry, Range, Revision, Store, StoreError, WatchError, WatchStream, Write};
 use std::{sync::Arc, time::Instant};
+use tracing::{Instrument, field::Empty};
 
 /// Passes everything on and measures how long it took. A watch is only timed until it begins.
 pub struct Timed {
@@ -51,7 +53,22 @@ impl Store for Timed {
     async fn commit(&self, writes: Vec<Write>) -> Result<Revision, CommitError> {
         // That somebody was faster is no failure of the store.
         let outcome = |error: &CommitError| if matches!(error, CommitError::Conflict { .. }) { "conflict" } else { "error" };
-        self.time("commit", outcome, self.store.commit(writes)).await
+        let span = tracing::info_span!(
+            target: traces::TARGET,
+            "store commit",
+            otel.kind = "client",
+            otel.status_code = Empty,
+            basalt.writes = writes.len(),
+            basalt.revision = Empty,
+            basalt.outcome = Empty,
+        );
+        let committed = self.time("commit", outcome, self.store.commit(writes)).instrument(span.clone()).await;
+        match &committed {
+            Ok(revision) => span.record("basalt.revision", *revision).record("basalt.outcome", "ok"),
+            Err(error @ CommitError::Conflict { .. }) => span.record("basalt.outcome", outcome(error)),
+            Err(error) => span.record("basalt.outcome", outcome(error)).record("otel.status_code", "ERROR"),
+        };
+        committed
     }
 
     async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {

@@ -22,6 +22,7 @@ use crate::{https, pki::Pki};
 use basalt_api::Host;
 use basalt_apiserver::Identity;
 use basalt_controllers::{events::Recorder, observe::Cause};
+use basalt_daemon::traces;
 use basalt_proto::v1::{
     ConvergeRequest, EnrollRequest, EnrollResponse, HostManifest, HostReport, ReportSummary, TunnelAnswer, TunnelRequest,
     agent_server::{Agent, AgentServer},
@@ -40,6 +41,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::{Instrument, Span, field::Empty};
 use tunnel::Tunnels;
 
 /// The largest message that is read from an agent.
@@ -126,7 +128,8 @@ impl Hub {
         let (mut known, mut sent) = (known, None);
         loop {
             changes.mark_unchanged();
-            let manifest = match manifests.current(host, known) {
+            let span = exchange("manifest", host);
+            let manifest = match span.in_scope(|| manifests.current(host, known)) {
                 Ok(manifest) => manifest,
                 Err(error) => {
                     tracing::error!(host, "cannot make the host's manifest: {error}");
@@ -137,6 +140,7 @@ impl Hub {
             if sent != Some(manifest.generation) {
                 (known, sent) = (manifest.generation, Some(manifest.generation));
                 tracing::debug!(host, generation = known, vms = manifest.vms.len(), "manifest sent");
+                span.record("basalt.generation", known).record("basalt.vms", manifest.vms.len());
                 tokio::select! {
                     biased;
                     () = session.ended() => {}
@@ -144,6 +148,7 @@ impl Hub {
                     _ = stream.send(Ok((*manifest).clone())) => {}
                 }
             }
+            drop(span);
             tokio::select! {
                 biased;
                 () = session.ended() => {
@@ -155,6 +160,20 @@ impl Hub {
             }
         }
     }
+}
+
+/// What is traced of a message to or from a host.
+fn exchange(what: &'static str, host: &str) -> Span {
+    tracing::info_span!(
+        target: traces::TARGET,
+        parent: None,
+        "hub",
+        otel.name = format!("hub {what}"),
+        otel.kind = if what == "manifest" { "producer" } else { "server" },
+        basalt.host = host,
+        basalt.generation = Empty,
+        basalt.vms = Empty,
+    )
 }
 
 /// The host that a call is of.
@@ -175,7 +194,10 @@ impl Agent for Hub {
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
         let peer = request.extensions().get::<SocketAddr>().copied();
         let caller = request.extensions().get::<Identity>().cloned();
-        self.enrolment.enrol(request.into_inner(), caller.as_ref(), peer, Timestamp::now()).await.map(Response::new)
+        let span = exchange("enrol", &request.get_ref().host);
+        traces::follow(&span, request.metadata().as_ref());
+        let enrolling = self.enrolment.enrol(request.into_inner(), caller.as_ref(), peer, Timestamp::now());
+        enrolling.instrument(span).await.map(Response::new)
     }
 
     async fn converge(&self, request: Request<ConvergeRequest>) -> Result<Response<Self::ConvergeStream>, Status> {

@@ -4,6 +4,7 @@
 //! the rest. What cannot be written is logged and forgotten: the next report says it again.
 
 use super::{
+    exchange,
     images::ImageFindings,
     inbox::{Batch, Inbox},
     inventory::Inventory,
@@ -36,6 +37,7 @@ use tokio::{
     time::{Instant, error::Elapsed, timeout},
 };
 use tonic::{Status, Streaming};
+use tracing::Instrument;
 
 /// The lease is not renewed more often than this, however often a host reports.
 const RENEW_INTERVAL: Duration = Duration::from_millis(500);
@@ -81,7 +83,9 @@ impl Reporting {
             };
             let all = async {
                 while let Some(batch) = inbox.next().await {
-                    writer.write(batch, &registered).await;
+                    let span = exchange("report", &host);
+                    span.record("basalt.generation", batch.acknowledged).record("basalt.vms", batch.vms.len());
+                    writer.write(batch, &registered).instrument(span).await;
                 }
             };
             tokio::select! {
@@ -125,7 +129,8 @@ impl Reporting {
                 () = beat => {}
             }
             let next = Instant::now() + RENEW_INTERVAL;
-            match timeout(DEADLINE, renew(&leases, host, self.lease, Timestamp::now())).await {
+            let renewing = renew(&leases, host, self.lease, Timestamp::now()).instrument(exchange("lease", host));
+            match timeout(DEADLINE, renewing).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(host, "cannot renew the lease of the host: {error}"),
                 Err(_) => tracing::warn!(host, "cannot renew the lease of the host: the API did not answer in time"),
