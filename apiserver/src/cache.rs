@@ -15,7 +15,7 @@ use futures::StreamExt;
 use rpds::RedBlackTreeMapSync;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicU64},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -77,6 +77,8 @@ pub struct Expired {
 pub struct Kind {
     state: RwLock<State>,
     pages: Mutex<VecDeque<(Instant, Snapshot)>>,
+    /// Counts the events of this kind, and maybe of others.
+    counted: OnceLock<watch::Sender<u64>>,
 }
 
 struct State {
@@ -306,7 +308,7 @@ impl Kind {
             loaded: 0,
             live: broadcast::Sender::new(BACKLOG),
         };
-        Self { state: RwLock::new(state), pages: Mutex::new(VecDeque::new()) }
+        Self { state: RwLock::new(state), pages: Mutex::default(), counted: OnceLock::new() }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -362,6 +364,11 @@ impl Kind {
         (Snapshot { revision: state.revision.max(known), objects: state.objects.clone(), events: state.events }, state.live.subscribe())
     }
 
+    /// Has each event counted before it is told to watches. One can ask for this.
+    pub fn count_in(&self, counter: watch::Sender<u64>) {
+        let _ = self.counted.set(counter);
+    }
+
     /// How many events there were.
     pub fn events(&self) -> u64 {
         self.read().events
@@ -393,6 +400,9 @@ impl Kind {
             && let Some(oldest) = state.ring.pop_front()
         {
             state.floor = oldest.revision;
+        }
+        if let Some(counter) = self.counted.get() {
+            counter.send_modify(|count| *count += 1);
         }
         // No watcher is no failure.
         let _ = state.live.send(event);

@@ -1,7 +1,12 @@
 //! The API server: starts the cache and the garbage collector, and leads each request to its handler.
 
 use crate::{
-    access::{self, Access, Authorizer, bootstrap::BuiltinRole, review},
+    access::{
+        self, Access, Authorizer,
+        bootstrap::BuiltinRole,
+        review,
+        standing::{Caller, Standing},
+    },
     apply::Manager,
     audit::Audit,
     backup,
@@ -191,35 +196,36 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
         return Ok(document(&discovery::version(), request.headers()));
     }
     // A certificate goes before a token, as in Kubernetes.
-    let identity = match request.extensions().get::<Identity>().cloned() {
-        Some(identity) => Ok(Some(identity)),
-        None => api.authenticate(request.headers()).await,
+    let known = match request.extensions().get::<Identity>().cloned() {
+        Some(identity) => Ok(Some((identity, None))),
+        None => api.authenticate(request.headers()).await.map(|known| known.map(|(identity, pass)| (identity, Some(pass)))),
     };
     // Whose credentials are no good is nobody known, so that guessing has its limit too.
-    let asker = identity.as_ref().ok().and_then(Option::as_ref);
+    let asker = known.as_ref().ok().and_then(Option::as_ref).map(|(identity, _)| identity);
     passage.asked_by(asker);
     let class = if [Method::GET, Method::HEAD].contains(request.method()) { Class::Reading } else { Class::Writing };
     let _place = match passage.is_in_process() {
         true => None,
         false => Some(api.gate.admit(asker, class).await?),
     };
-    let Some(identity) = identity? else {
+    let Some((identity, pass)) = known? else {
         let what = "Unauthorized: neither a client certificate of this control plane's CA nor a bearer token was given";
         return Err(Status::new(Reason::Unauthorized, what));
     };
-    let identity = identity.known();
+    let caller = Caller { identity: identity.known(), pass };
+    let identity = &caller.identity;
     let verb = request.method().as_str().to_ascii_lowercase();
     let reading = Wanted::Path { verb: &verb, path: &path };
     if path == "/backup" && request.method() == Method::GET {
-        api.authorize(&identity, &reading).await?;
+        api.authorize(identity, &reading).await?;
         return backup::answer(&*api.raw).await;
     }
     if path == "/metrics" {
-        api.authorize(&identity, &reading).await?;
+        api.authorize(identity, &reading).await?;
         return metrics(api, request.headers()).await;
     }
     if path == "/audit" {
-        api.authorize(&identity, &reading).await?;
+        api.authorize(identity, &reading).await?;
         let off = || Status::new(Reason::NotFound, "this server keeps no audit log");
         return api.audit.as_ref().ok_or_else(off)?.answer(request.uri()).await;
     }
@@ -230,14 +236,14 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
         }
         let registry = api.registry();
         if let Some(found) = describe(&registry, &request, &path) {
-            api.authorize(&identity, &reading).await?;
+            api.authorize(identity, &reading).await?;
             if request.method() != Method::GET && request.method() != Method::HEAD {
                 return Err(Status::new(Reason::MethodNotAllowed, format!("{path} knows only GET")));
             }
             return Ok(document(&found, request.headers()));
         }
         if let Some(target) = Target::parse(&registry, &path)? {
-            return serve(api, request, target, &identity, passage).await;
+            return serve(api, request, target, &caller, passage).await;
         }
     }
     Err(Status::new(Reason::NotFound, "the server could not find the requested resource"))
@@ -288,7 +294,8 @@ fn document(value: &Value, headers: &HeaderMap) -> Response {
     response
 }
 
-async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: &Identity, passage: &mut Passage) -> Result<Response, Status> {
+async fn serve(api: &Arc<Api>, request: Request, target: Target, caller: &Caller, passage: &mut Passage) -> Result<Response, Status> {
+    let identity = &caller.identity;
     let (parts, body) = request.into_parts();
     let query = Query::parse(&parts.uri)?;
     let watch = query.flag("watch")?;
@@ -322,7 +329,8 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: &Iden
         (subresource, "get") => {
             // It may go on for as long as a watch.
             let place = api.gate.watch(Some(identity))?;
-            return Ok(place.keep(other(api, &target.def, subresource, &target, query).await?));
+            let answer = other(api, &target.def, subresource, &target, query.clone()).await?;
+            return Ok(place.keep(Standing::new(api, caller, verb, &target, query).keep(answer)));
         }
         _ => return Err(Status::new(Reason::NotFound, "the server could not find the requested resource")),
     }
@@ -335,10 +343,14 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, identity: &Iden
     let answer = match verb {
         "get" => api.get(&asked, name).await,
         "list" => api.list(&asked).await,
-        "watch" if passage.is_in_process() => api.watch(&asked).await,
         "watch" => {
-            let place = api.gate.watch(Some(identity))?;
-            Ok(place.keep(api.watch(&asked).await?))
+            let place = if passage.is_in_process() { None } else { Some(api.gate.watch(Some(identity))?) };
+            let answer = api.watch(&asked).await?;
+            let answer = Standing::new(api, caller, verb, &target, query.clone()).keep(answer);
+            Ok(match place {
+                Some(place) => place.keep(answer),
+                None => answer,
+            })
         }
         "create" if review::is_review(&target.def) => api.review(&asked, &request::body(body, &parts.headers).await?).await,
         "create" => api.create(&asked, &request::body(body, &parts.headers).await?).await,

@@ -3,41 +3,13 @@
 mod common;
 
 use common::{
-    Server, start,
+    Server,
+    rbac::{BINDINGS, CLUSTER_BINDINGS, CLUSTER_ROLES, RBAC, ROLES, TOKENS, binding, give, role, rule, token},
+    start,
     wire::{APPLY, HOSTS, MERGE, NAMESPACES, VMS, host, names, vm},
 };
 use http::Method;
 use serde_json::{Value, json};
-
-const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
-const CLUSTER_ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
-const CLUSTER_BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings";
-const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles";
-const BINDINGS: &str = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings";
-
-fn rule(verbs: &[&str], resources: &[&str]) -> Value {
-    json!({ "apiGroups": ["basalt.dev"], "resources": resources, "verbs": verbs })
-}
-
-fn role(kind: &str, name: &str, rules: Value) -> Value {
-    json!({ "apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": { "name": name }, "rules": rules })
-}
-
-fn binding(kind: &str, name: &str, role: (&str, &str), user: &str) -> Value {
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": kind,
-        "metadata": { "name": name },
-        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": role.0, "name": role.1 },
-        "subjects": [{ "kind": "User", "name": user }],
-    })
-}
-
-/// Gives a user rights everywhere.
-async fn give(server: &Server, user: &str, rules: Value) {
-    server.post(CLUSTER_ROLES, &role("ClusterRole", user, rules)).await.ok(201);
-    server.post(CLUSTER_BINDINGS, &binding("ClusterRoleBinding", user, ("ClusterRole", user), user)).await.ok(201);
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_no_role_may_look_at_the_kinds_and_nothing_else() {
@@ -307,17 +279,6 @@ async fn kubectl_says_who_one_is_and_what_one_can_do() {
     let text = serde_json::to_string(&role("ClusterRole", "vms", json!([rule(&["delete"], &["virtualmachines"])]))).unwrap();
     server.kubectl_ok(&["auth", "reconcile", "-f", "-"], &text).await;
     assert_eq!(alice.kubectl(&["auth", "can-i", "delete", "vm"], "").await, (true, "yes\n".to_owned()));
-}
-
-const TOKENS: &str = "/apis/authentication.basalt.dev/v1/accesstokens";
-
-/// A token and the object that lets it in.
-fn token(name: &str, user: &str, groups: &[&str], expires: &str) -> (String, Value) {
-    use sha2::{Digest, Sha256};
-    let text = format!("basalt_{name}_{}", "5e".repeat(32));
-    let hash: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
-    let spec = json!({ "user": user, "groups": groups, "tokenHash": hash, "expiresAt": expires });
-    (text, json!({ "apiVersion": "authentication.basalt.dev/v1", "kind": "AccessToken", "metadata": { "name": name }, "spec": spec }))
 }
 
 #[tokio::test(flavor = "multi_thread")]

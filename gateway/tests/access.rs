@@ -4,10 +4,13 @@
 
 mod common;
 
-use basalt_api::Host;
+use basalt_api::{Host, VirtualMachine};
 use common::{epoch, manifest, placed_vm, start, vms, within};
 use futures::{StreamExt, TryStreamExt};
-use kube::{Api, api::WatchParams};
+use kube::{
+    Api,
+    api::{WatchEvent, WatchParams},
+};
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Output, process::Stdio};
 use tokio::io::AsyncWriteExt;
 
@@ -231,6 +234,16 @@ async fn a_host_reaches_itself_its_lease_and_its_vms_and_nothing_else() {
     ] {
         assert_eq!(ask(&h1, method, &path).await, 403, "{method} {path}");
     }
+    // What was its own is seen until it is another's.
+    let vms_of_h1 = vms(&h1);
+    let mut watch = vms_of_h1.watch(&WatchParams::default().fields("metadata.name=web"), "0").await.unwrap().boxed();
+    let first = within("the VM", watch.try_next()).await.unwrap();
+    assert!(matches!(first, Some(WatchEvent::Added(_))), "{first:?}");
+    let placed = vms(&admin).get("web").await.unwrap();
+    common::place_by_hand(&admin, "web", "h2", epoch(&placed) + 1).await;
+    let rest: Vec<_> = within("the end of the watch", watch.try_collect()).await.unwrap();
+    let of_h1 = |event: &WatchEvent<VirtualMachine>| matches!(event, WatchEvent::Modified(vm) if vm.status.as_ref().unwrap().host.as_deref() == Some("h1"));
+    assert!(rest.iter().all(of_h1), "{rest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,8 @@ mod common;
 use basalt_proto::v1::{End, ReadConsole, TunnelAnswer, tunnel_answer::Answer, tunnel_request::Request};
 use common::{Tunnel, create_vm, placed_vm, start, within};
 use futures::{AsyncBufReadExt, AsyncReadExt};
-use kube::{Client, ResourceExt};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 fn log(name: &str, query: &str) -> http::Request<Vec<u8>> {
@@ -94,6 +95,34 @@ async fn a_followed_console_goes_on_until_its_reader_goes() {
     within("the second line", stream.read_line(&mut line)).await.unwrap();
     assert_eq!(line, "one\ntwo\n");
     drop(stream);
+    cancelled(&mut tunnel, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_followed_console_ends_with_the_right_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let client = gateway.admin().await;
+    let (agent, _reports) = gateway.ready_host("h1").await;
+    let mut tunnel = agent.tunnel().await;
+    placed_vm(&client, "web", "h1").await;
+    let bob = gateway.token_client("bob").await;
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let binding = json!({
+        "metadata": { "name": "bob" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "viewer" },
+        "subjects": [{ "kind": "User", "name": "bob" }],
+    });
+    bindings.create(&Default::default(), &serde_json::from_value(binding).unwrap()).await.unwrap();
+    let reading = tokio::spawn(async move { bob.request_stream(log("web", "?follow=true")).await.map(Box::pin) });
+    let (id, _) = asked(&mut tunnel).await;
+    answer(&tunnel, id, Answer::Chunk(b"one\n".to_vec())).await;
+    let mut stream = within("the response", reading).await.unwrap().unwrap();
+    let mut text = String::new();
+    within("the first line", stream.read_line(&mut text)).await.unwrap();
+    bindings.delete("bob", &Default::default()).await.unwrap();
+    within("the end", stream.read_to_string(&mut text)).await.unwrap();
+    assert_eq!(text, "one\n");
     cancelled(&mut tunnel, id).await;
 }
 

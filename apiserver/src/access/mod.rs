@@ -10,6 +10,7 @@ mod index;
 pub mod kinds;
 pub mod review;
 mod rule;
+pub mod standing;
 #[cfg(test)]
 mod tests;
 pub mod token;
@@ -29,6 +30,7 @@ use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
+use tokio::sync::watch;
 
 /// The group of the kinds that say who may do what.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
@@ -43,7 +45,7 @@ pub trait Authorizer: Send + Sync + 'static {
     /// Whether it has a say in what somebody may do.
     fn concerns(&self, identity: &Identity) -> bool;
 
-    /// Whether somebody may. `look` gives an object by group, plural name, namespace and name.
+    /// Whether somebody may, which must not change but by what happens to the object in question. `look` gives an object by group, plural name, namespace and name.
     fn allows(&self, identity: &Identity, wanted: &Attributes<'_>, look: &Look<'_>) -> bool;
 }
 
@@ -58,6 +60,8 @@ pub struct Access {
     /// With how many events of each kind there were when it was compiled: it is good until there are more.
     compiled: RwLock<(Option<[u64; 4]>, Arc<Index>)>,
     compiling: Mutex<()>,
+    /// Counts what may have taken somebody's right: the events of roles, bindings and tokens.
+    changes: watch::Sender<u64>,
     further: Vec<Arc<dyn Authorizer>>,
 }
 
@@ -71,7 +75,11 @@ impl Access {
             }
             _ => None,
         };
-        Self { cache, kinds, compiled: RwLock::default(), compiling: Mutex::default(), further }
+        let changes = watch::Sender::new(0);
+        for kind in kinds.iter().flatten().cloned().chain(cache.kind(token::GROUP, token::PLURAL)) {
+            kind.count_in(changes.clone());
+        }
+        Self { cache, kinds, compiled: RwLock::default(), compiling: Mutex::default(), changes, further }
     }
 
     /// Whether somebody may, as far as the cache knows.

@@ -24,6 +24,15 @@ const PREFIX: &str = "basalt_";
 /// Hexadecimal digits of a secret.
 const DIGITS: usize = 64;
 
+/// A token that was good when it was looked at.
+#[derive(Clone, Debug)]
+pub struct Pass {
+    name: String,
+    hash: String,
+    /// From when on it is good for nothing.
+    pub expires: Timestamp,
+}
+
 /// Whether a kind is AccessToken.
 pub fn is_token(def: &ResourceDef) -> bool {
     def.group == GROUP
@@ -95,14 +104,17 @@ pub fn validate(live: Option<&Value>, object: &Value) -> Vec<Cause> {
 
 impl Api {
     /// Whom a request's bearer token stands for, if it has one.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Option<Identity>, Status> {
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Option<(Identity, Pass)>, Status> {
         let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-        let unknown = || Status::new(Reason::Unauthorized, "Unauthorized: the bearer token is not known here; it may have been revoked");
         let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unknown)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Status::new(Reason::Unauthorized, "Unauthorized: only bearer tokens and client certificates are taken"));
         }
-        let token = token.trim();
+        self.token_holder(token.trim()).await.map(Some)
+    }
+
+    /// Whom a token stands for.
+    pub async fn token_holder(&self, token: &str) -> Result<(Identity, Pass), Status> {
         let name = name_of(token).ok_or_else(unknown)?;
         let tokens = self.storage.cache.kind(GROUP, PLURAL).ok_or_else(unknown)?;
         let mut found = tokens.get(name);
@@ -117,11 +129,18 @@ impl Api {
         }
         let Some(spec) = spec else { return Err(unknown()) };
         let expires: Option<Timestamp> = spec["expiresAt"].as_str().and_then(|time| time.parse().ok());
-        if expires.is_none_or(|expires| expires <= Timestamp::now()) {
+        let Some(expires) = expires.filter(|expires| *expires > Timestamp::now()) else {
             return Err(Status::new(Reason::Unauthorized, format!("Unauthorized: the bearer token {name:?} has expired")));
-        }
+        };
         let groups = spec["groups"].as_array().into_iter().flatten().filter_map(|group| group.as_str().map(str::to_owned)).collect();
-        Ok(Some(Identity { user: spec["user"].as_str().unwrap_or_default().to_owned(), groups }))
+        let identity = Identity { user: spec["user"].as_str().unwrap_or_default().to_owned(), groups };
+        Ok((identity, Pass { name: name.to_owned(), hash: hash.to_owned(), expires }))
+    }
+
+    /// Whether a token that was good still is, as far as the cache knows.
+    pub fn is_good(&self, pass: &Pass) -> bool {
+        let live = self.storage.cache.kind(GROUP, PLURAL).and_then(|tokens| tokens.get(&pass.name));
+        live.is_some_and(|live| live.value()["spec"]["tokenHash"] == pass.hash) && pass.expires > Timestamp::now()
     }
 
     /// Refuses a token that stands for somebody whom its maker is not and may not impersonate.
@@ -146,6 +165,10 @@ impl Api {
             format!("is forbidden: User {:?} cannot impersonate the {what} {name:?}, whom the token would stand for", identity.user);
         Err(Status::about(Reason::Forbidden, &def.group, &def.plural, new["metadata"]["name"].as_str().unwrap_or_default(), message))
     }
+}
+
+fn unknown() -> Status {
+    Status::new(Reason::Unauthorized, "Unauthorized: the bearer token is not known here; it may have been revoked")
 }
 
 /// The name in a token that is formed as one.

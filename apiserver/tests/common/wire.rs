@@ -106,16 +106,22 @@ impl Server {
 
     /// Starts a watch; the answer must be one.
     pub async fn watch(&self, path: &str) -> Watch {
-        self.watch_as(path, "application/json").await
+        self.watch_with(path, &[]).await
     }
 
     /// The same, in the form of a media type.
     pub async fn watch_as(&self, path: &str, accept: &str) -> Watch {
+        self.watch_with(path, &[(header::ACCEPT.as_str(), accept)]).await
+    }
+
+    /// The same, with headers.
+    pub async fn watch_with(&self, path: &str, headers: &[(&str, &str)]) -> Watch {
         let mark = if path.contains('?') { '&' } else { '?' };
-        let request = Request::get(format!("http://{}{path}{mark}watch=true", self.address))
-            .header(header::ACCEPT, accept)
-            .body(Full::new(Bytes::new()))
-            .unwrap();
+        let mut request = Request::get(format!("http://{}{path}{mark}watch=true", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::new())).unwrap();
         let answer = self.wire.request(request).await.unwrap();
         assert_eq!(answer.status(), 200);
         Watch { body: BodyDataStream::new(answer.into_body()).map(Result::unwrap).boxed(), read: Vec::new() }

@@ -129,6 +129,26 @@ impl Gateway {
         Client::try_from(config).unwrap()
     }
 
+    /// A client of the API with a token of a user, made for it.
+    pub async fn token_client(&self, user: &str) -> Client {
+        use sha2::{Digest, Sha256};
+        let token = format!("basalt_{user}_{}", "5e".repeat(32));
+        let hash: String = Sha256::digest(&token).iter().map(|byte| format!("{byte:02x}")).collect();
+        let object = json!({
+            "apiVersion": "authentication.basalt.dev/v1",
+            "kind": "AccessToken",
+            "metadata": { "name": user },
+            "spec": { "user": user, "tokenHash": hash, "expiresAt": "2999-01-01T00:00:00Z" },
+        });
+        let request = http::Request::post("/apis/authentication.basalt.dev/v1/accesstokens").header("content-type", "application/json");
+        self.admin().await.request_text(request.body(object.to_string().into_bytes()).unwrap()).await.unwrap();
+        let mut config = kube::Config::new(format!("https://{}", self.ready.api).parse().unwrap());
+        config.root_cert = Some(vec![x509_parser::pem::parse_x509_pem(self.file("ca.crt").as_bytes()).unwrap().1.contents]);
+        config.default_retry = false;
+        config.auth_info.token = Some(token.into());
+        Client::try_from(config).unwrap()
+    }
+
     /// A connection to the hub, with a certificate or without.
     pub async fn dial(&self, identity: Option<(&str, &str)>) -> Result<AgentClient<Channel>, tonic::transport::Error> {
         let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(self.file("ca.crt"))).domain_name("127.0.0.1");
