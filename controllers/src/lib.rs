@@ -11,6 +11,8 @@ pub mod host;
 pub mod observe;
 pub mod patch;
 pub mod vm;
+pub mod waiting;
+pub mod work;
 
 pub use context::{Context, Settings};
 

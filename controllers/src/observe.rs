@@ -1,9 +1,9 @@
 //! What every reconcile is run in: it is counted and timed by its controller, and what it is about is known to the client that
 //! it writes with, so that the audit log names it as the cause.
 
-use crate::Context;
+use crate::{Context, waiting::Queues};
 use basalt_daemon::traces;
-use kube::{Resource, ResourceExt, runtime::controller::Action};
+use kube::{Resource, ResourceExt};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -32,12 +32,14 @@ pub struct Metrics {
     durations: Family<Labels, Histogram, fn() -> Histogram>,
     outcomes: Family<Outcome, Counter>,
     under_way: Family<Labels, Gauge>,
+    /// What waits to be reconciled.
+    pub queues: Queues,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let durations: Family<Labels, Histogram, fn() -> Histogram> = Family::new_with_constructor(|| Histogram::new(SECONDS));
-        Self { durations, outcomes: Family::default(), under_way: Family::default() }
+        Self { durations, outcomes: Family::default(), under_way: Family::default(), queues: Queues::default() }
     }
 }
 
@@ -53,6 +55,7 @@ impl Metrics {
         registry.register("basalt_controller_reconcile_duration_seconds", "Time that reconciles took", self.durations.clone());
         registry.register("basalt_controller_reconciles", "Reconciles that ended, by how they ended", self.outcomes.clone());
         registry.register("basalt_controller_reconciles_in_flight", "Reconciles that are under way", self.under_way.clone());
+        registry.register_collector(Box::new(self.queues.clone()));
     }
 }
 
@@ -114,20 +117,21 @@ tokio::task_local! {
     static CAUSE: Cause;
 }
 
-/// Runs the reconcile of an object by a controller.
-pub async fn reconcile<K: Resource<DynamicType = ()>, E>(
+/// Runs the reconcile of an object by a controller, which `woken_by` has woken.
+pub async fn reconcile<K: Resource<DynamicType = ()>, T, E>(
     controller: &'static str,
     context: &Context,
     object: &K,
-    under_way: impl Future<Output = Result<Action, E>>,
-) -> Result<Action, E> {
+    woken_by: &str,
+    under_way: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let (metrics, labels) = (&context.metrics, Labels { controller });
     let gauge = metrics.under_way.get_or_create_owned(&labels);
     gauge.inc();
     let count = UnderWay(gauge);
     let begin = Instant::now();
     let cause = Cause::of(controller, object);
-    let span = span(&cause);
+    let span = span(&cause, woken_by);
     let result = cause.act(under_way).instrument(span.clone()).await;
     if result.is_err() {
         span.record("otel.status_code", "ERROR");
@@ -139,7 +143,7 @@ pub async fn reconcile<K: Resource<DynamicType = ()>, E>(
     result
 }
 
-fn span(cause: &Cause) -> Span {
+fn span(cause: &Cause, woken_by: &str) -> Span {
     // The first of its trace: what woke it may be many things.
     tracing::info_span!(
         target: traces::TARGET,
@@ -153,5 +157,6 @@ fn span(cause: &Cause) -> Span {
         basalt.namespace = cause.namespace,
         basalt.name = cause.name,
         basalt.generation = cause.generation,
+        basalt.woken_by = woken_by,
     )
 }

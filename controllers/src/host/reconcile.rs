@@ -1,23 +1,25 @@
 //! Owns the judgement in `Host.status` (phase, conditions, allocatable, lastHeartbeat); needs the host's Lease.
 
 use super::plan::plan;
-use crate::{Context, events::Happening, observe, patch::status_patch};
+use crate::{
+    Context,
+    events::Happening,
+    patch::status_patch,
+    work::{Next, Work},
+};
 use basalt_api::{Host, SYSTEM_NAMESPACE, host::HostReason};
-use futures::StreamExt;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::{Controller, controller::Action, reflector::ObjectRef, watcher},
+    runtime::reflector::ObjectRef,
 };
 use serde_json::json;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Fields of `Host.status` that the hub writes from the agent's reports.
 const HUB_FIELDS: [&str; 5] = ["capacity", "vmms", "bootId", "agentVersion", "addresses"];
-/// How soon a failed reconcile is tried again.
-const RETRY: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -32,24 +34,13 @@ enum Error {
 /// Runs the host controller until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let leases: Api<Lease> = Api::namespaced(context.client.clone(), SYSTEM_NAMESPACE);
-    Controller::new(Api::<Host>::all(context.client.clone()), watcher::Config::default())
-        .watches(leases, watcher::Config::default(), |lease| [ObjectRef::<Host>::new(&lease.name_any())])
-        .graceful_shutdown_on(shutdown.cancelled_owned())
-        .run(
-            |host, context| async move { observe::reconcile("host", &context, &*host, reconcile(host.clone(), context.clone())).await },
-            |_, error, _| retry(error),
-            context,
-        )
-        .for_each(|_| std::future::ready(()))
+    Work::new("host", &context, Api::<Host>::all(context.client.clone()))
+        .watches(leases, |lease| vec![ObjectRef::new(&lease.name_any())])
+        .run(|host| reconcile(host, context.clone()), shutdown)
         .await;
 }
 
-fn retry(error: &Error) -> Action {
-    tracing::warn!("{error}; tried again in {} s", RETRY.as_secs());
-    Action::requeue(RETRY)
-}
-
-async fn reconcile(host: Arc<Host>, context: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile(host: Arc<Host>, context: Arc<Context>) -> Result<Next, Error> {
     let name = host.name_any();
     let leases: Api<Lease> = Api::namespaced(context.client.clone(), SYSTEM_NAMESPACE);
     let lease = leases.get_opt(&name).await.map_err(|source| Error::Lease { host: name.clone(), source: Box::new(source) })?;
@@ -64,7 +55,7 @@ async fn reconcile(host: Arc<Host>, context: Arc<Context>) -> Result<Action, Err
         let hosts: Api<Host> = Api::all(context.client.clone());
         match hosts.patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => return Ok(Action::await_change()),
+            Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => return Ok(Next::OnChange),
             Err(source) => return Err(Error::Write { host: name, source: Box::new(source) }),
         }
     }
@@ -74,5 +65,5 @@ async fn reconcile(host: Arc<Host>, context: Arc<Context>) -> Result<Action, Err
         let reason = if warning { "HostNotReady" } else { "HostReady" }.to_owned();
         context.recorder.record(&*host, Happening { warning, reason, message, time: context.now() }).await;
     }
-    Ok(decision.look_again.map_or_else(Action::await_change, Action::requeue))
+    Ok(decision.look_again.map_or(Next::OnChange, Next::After))
 }

@@ -4,7 +4,12 @@ use super::{
     place::{Candidate, Placed, place},
     plan::{PlacedHost, Step, newly_placed, plan, summary, unplaceable},
 };
-use crate::{Context, events::Happening, observe, patch::status_patch};
+use crate::{
+    Context,
+    events::Happening,
+    patch::status_patch,
+    work::{Next, Work},
+};
 use basalt_api::{
     Host, VirtualMachine, VirtualMachineStatus,
     host::Resources,
@@ -15,8 +20,7 @@ use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
     runtime::{
-        Controller, WatchStreamExt,
-        controller::Action,
+        WatchStreamExt,
         reflector::{ObjectRef, Store, store},
         watcher,
     },
@@ -25,15 +29,12 @@ use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Duration,
 };
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// Fields of `VirtualMachine.status` that the hub writes from the agent's reports.
 const HUB_FIELDS: [&str; 1] = ["observed"];
-/// How soon a failed reconcile is tried again.
-const RETRY: Duration = Duration::from_secs(2);
 /// How many VMs are reconciled at once.
 const CONCURRENCY: u16 = 32;
 
@@ -66,22 +67,14 @@ pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
             tracing::warn!("the watch on hosts failed and is tried again: {error}");
         }
     });
-    let controller = Controller::new(Api::<VirtualMachine>::all(context.client.clone()), watcher::Config::default());
-    let vms = controller.store();
+    let work = Work::new("vm", &context, Api::<VirtualMachine>::all(context.client.clone())).at_once(CONCURRENCY);
+    let vms = work.objects();
     let concerned = vms.clone();
     let state = Arc::new(Vms { context, hosts, vms, assumed: Mutex::new(HashMap::new()) });
-    let controller = controller
-        .with_config(kube::runtime::controller::Config::default().concurrency(CONCURRENCY))
-        .watches(api, watcher::Config::default(), move |host| concerned_vms(&concerned, &host.name_any()))
-        .graceful_shutdown_on(shutdown.clone().cancelled_owned())
-        .run(
-            |vm, state| async move { observe::reconcile("vm", &state.context, &*vm, reconcile(vm.clone(), state.clone())).await },
-            |_, error, _| retry(error),
-            state,
-        )
-        .for_each(|_| std::future::ready(()));
+    let work =
+        work.watches(api, move |host: &Host| concerned_vms(&concerned, &host.name_any())).run(|vm| reconcile(vm, state.clone()), shutdown);
     tokio::select! {
-        () = controller => {}
+        () = work => {}
         // The mirror ends only with the controller: a watch goes on for ever.
         () = mirror => {}
     }
@@ -93,12 +86,7 @@ fn concerned_vms(vms: &Store<VirtualMachine>, host: &str) -> Vec<ObjectRef<Virtu
     concerned.iter().map(|vm| ObjectRef::from_obj(&**vm)).collect()
 }
 
-fn retry(error: &Error) -> Action {
-    tracing::warn!("{error}; tried again in {} s", RETRY.as_secs());
-    Action::requeue(RETRY)
-}
-
-async fn reconcile(vm: Arc<VirtualMachine>, state: Arc<Vms>) -> Result<Action, Error> {
+async fn reconcile(vm: Arc<VirtualMachine>, state: Arc<Vms>) -> Result<Next, Error> {
     state.hosts.wait_until_ready().await.map_err(|_| Error::Hosts)?;
     let host = vm.status.as_ref().and_then(|s| s.host.as_deref()).map(|name| match state.hosts.get(&ObjectRef::new(name)) {
         None => PlacedHost::Gone,
@@ -119,7 +107,7 @@ async fn reconcile(vm: Arc<VirtualMachine>, state: Arc<Vms>) -> Result<Action, E
             state.write_status(&vm, &status).await?;
         }
     }
-    Ok(Action::await_change())
+    Ok(Next::OnChange)
 }
 
 impl Vms {
