@@ -2,6 +2,7 @@
 
 use crate::{
     builtin,
+    openapi::Documents,
     schema::{Schema, SchemaError},
     subresource::Subresource,
 };
@@ -135,6 +136,8 @@ pub struct Registry {
     own: BTreeMap<String, Arc<CustomResourceDefinition>>,
     /// By group and plural name: what is known of the kinds that users have defined.
     custom: BTreeMap<(String, String), Custom>,
+    /// What OpenAPI says of these kinds.
+    pub(crate) documents: Documents,
 }
 
 /// A kind that a user has defined.
@@ -290,6 +293,7 @@ impl Registry {
     }
 
     fn insert(&mut self, def: Arc<ResourceDef>, schema: Option<Arc<Schema>>) {
+        self.documents = Documents::default();
         self.defs.insert((def.group.clone(), def.version.clone(), def.plural.clone()), Served { def, schema });
     }
 

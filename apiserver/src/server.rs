@@ -193,7 +193,7 @@ async fn dispatch(State(api): State<Arc<Api>>, request: Request) -> Response {
 async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Result<Response, Status> {
     let path = request.uri().path().to_owned();
     if path == "/version" {
-        return Ok(document(&discovery::version(), request.headers()));
+        return Ok(document(&discovery::version()));
     }
     // A certificate goes before a token, as in Kubernetes.
     let known = match request.extensions().get::<Identity>().cloned() {
@@ -240,7 +240,7 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
             if request.method() != Method::GET && request.method() != Method::HEAD {
                 return Err(Status::new(Reason::MethodNotAllowed, format!("{path} knows only GET")));
             }
-            return Ok(document(&found, request.headers()));
+            return Ok(found);
         }
         if let Some(target) = Target::parse(&registry, &path)? {
             return serve(api, request, target, &caller, passage).await;
@@ -260,10 +260,10 @@ async fn metrics(api: &Api, headers: &HeaderMap) -> Result<Response, Status> {
 }
 
 /// What is said of the kinds, as against of objects.
-fn describe(registry: &Registry, request: &Request, path: &str) -> Option<Value> {
+fn describe(registry: &Registry, request: &Request, path: &str) -> Option<Response> {
     let aggregated = negotiate::wants_aggregated_discovery(request.headers());
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
-    match segments.as_slice() {
+    let said = match segments.as_slice() {
         ["api"] if aggregated => Some(discovery::aggregated(registry, true)),
         ["apis"] if aggregated => Some(discovery::aggregated(registry, false)),
         ["api"] => Some(discovery::api_versions()),
@@ -271,20 +271,13 @@ fn describe(registry: &Registry, request: &Request, path: &str) -> Option<Value>
         ["api", version] => discovery::resources(registry, "", version),
         ["apis", group] => discovery::group(registry, group),
         ["apis", group, version] => discovery::resources(registry, group, version),
-        ["openapi", "v2"] => Some(openapi::v2_document(registry)),
-        ["openapi", "v3"] => Some(openapi::v3_index(registry)),
-        ["openapi", "v3", "api", version] => openapi::v3_document(registry, "", version),
-        ["openapi", "v3", "apis", group, version] => openapi::v3_document(registry, group, version),
+        ["openapi", rest @ ..] => return openapi::answer(registry, &rest.join("/"), request.uri(), request.headers()),
         _ => None,
-    }
+    };
+    said.as_ref().map(document)
 }
 
-fn document(value: &Value, headers: &HeaderMap) -> Response {
-    if value.get("swagger").is_some() && negotiate::wants_openapi_protobuf(headers) {
-        let mut response = Response::new(Body::from(openapi::protobuf::encode(value)));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(openapi::protobuf::MEDIA_TYPE));
-        return response;
-    }
+fn document(value: &Value) -> Response {
     let aggregated = value["kind"] == "APIGroupDiscoveryList";
     let mut response = json(StatusCode::OK, value.to_string());
     if aggregated {

@@ -173,7 +173,11 @@ async fn its_objects_are_validated_patched_and_applied_as_those_of_any_kind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn discovery_openapi_and_tables_know_it_and_forget_it() {
     let server = start().await;
+    let without = [tag(&server, "/openapi/v2").await, tag(&server, "/openapi/v3").await, tag(&server, "/openapi/v3/api/v1").await];
     let created = server.post(CRDS, &widgets()).await.ok(201);
+    let with = [tag(&server, "/openapi/v2").await, tag(&server, "/openapi/v3").await, tag(&server, "/openapi/v3/api/v1").await];
+    // The document of another group does not change.
+    assert!(with[0] != without[0] && with[1] != without[1] && with[2] == without[2], "{without:?} {with:?}");
     let resources = server.get("/apis/shop.example/v1").await.ok(200);
     assert_eq!(resources["resources"][0]["shortNames"], json!(["wi"]));
     assert_eq!(resources["resources"][1]["name"], "widgets/status");
@@ -191,6 +195,12 @@ async fn discovery_openapi_and_tables_know_it_and_forget_it() {
     server.get("/apis/shop.example/v1").await.refused(404, "NotFound");
     server.get(WIDGETS).await.refused(404, "NotFound");
     assert!(!server.get("/apis").await.ok(200).to_string().contains("shop.example"));
+    assert_eq!([tag(&server, "/openapi/v2").await, tag(&server, "/openapi/v3").await], [without[0].clone(), without[1].clone()]);
+}
+
+/// What a document is known by.
+async fn tag(server: &Server, path: &str) -> String {
+    server.get(path).await.headers["etag"].to_str().unwrap().to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,6 +55,41 @@ async fn the_openapi_index_leads_to_each_document_and_its_hash_stands_for_the_co
     assert_eq!(server.get(&address("api/v1")).await.ok(200)["openapi"], "3.0.0");
     assert_eq!(server.get("/openapi/v2").await.ok(200)["swagger"], "2.0");
     server.get("/openapi/v3/apis/none.dev/v1").await.refused(404, "NotFound");
+    for nowhere in ["/openapi", "/openapi/v3/api", "/openapi/v4"] {
+        server.get(nowhere).await.refused(404, "NotFound");
+    }
+    // Under the address with its hash it is always the same; that of another content leads to that of this one.
+    let kept = server.get(&address("api/v1")).await;
+    assert!(kept.headers["cache-control"].to_str().unwrap().contains("immutable"), "{:?}", kept.headers);
+    let old = server.get("/openapi/v3/api/v1?hash=0123").await;
+    assert_eq!((old.code, old.headers["location"].to_str().unwrap()), (301, address("api/v1").as_str()));
+    assert_eq!(kept.headers["etag"].to_str().unwrap(), format!("\"{}\"", hash("api/v1")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_openapi_document_that_the_client_has_is_not_sent_again() {
+    let server = start().await;
+    let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let mut tags = Vec::new();
+    for (path, accept) in
+        [("/openapi/v2", "*/*"), ("/openapi/v2", protobuf), ("/openapi/v3", "*/*"), ("/openapi/v3/apis/basalt.dev/v1alpha1", "*/*")]
+    {
+        let first = server.send(Method::GET, path, &[("accept", accept)], "").await;
+        assert!(first.code == 200 && !first.body.is_empty() && !first.headers["cache-control"].to_str().unwrap().contains("immutable"));
+        let tag = first.headers["etag"].to_str().unwrap().to_owned();
+        for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}"), "*".to_owned()] {
+            let again = server.send(Method::GET, path, &[("accept", accept), ("if-none-match", &known)], "").await;
+            assert_eq!((again.code, again.body.len()), (304, 0), "{path} {known}");
+            assert_eq!(again.headers["etag"].to_str().unwrap(), tag);
+        }
+        let other = server.send(Method::GET, path, &[("accept", accept), ("if-none-match", "\"other\"")], "").await;
+        assert_eq!((other.code, &other.body), (200, &first.body), "{path}");
+        assert!(!tags.contains(&tag), "{path} {accept}: each has a tag of its own");
+        tags.push(tag);
+    }
+    // Who may not have it does not learn whether what he has is still so.
+    let nobody = server.seen_by_nobody().await;
+    nobody.send(Method::GET, "/openapi/v2", &[("if-none-match", "*")], "").await.refused(401, "Unauthorized");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
 //! `watch`: what every client's cache rests on.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "what fails here fails the test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "what fails here fails the test")]
 
 mod common;
 

@@ -3,8 +3,11 @@
 //! kubectl looks in version 3 for a kind's `patch` operation, to see that the server validates fields itself and can dry-run,
 //! and for the path of a resource, to explain it. Version 2 is for clients that know no other, such as Debian 12's kubectl.
 
-pub mod protobuf;
+mod documents;
+mod protobuf;
 mod swagger;
+
+pub use documents::{Documents, answer};
 
 use crate::{
     access::review,
@@ -12,35 +15,16 @@ use crate::{
     registry::{Registry, ResourceDef},
 };
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
-/// `/openapi/v3`: where the document of each group and version is. The hash in the address changes with the document.
-pub fn v3_index(registry: &Registry) -> Value {
-    let versions: BTreeSet<(String, String)> = registry.iter().map(|def| (def.group.clone(), def.version.clone())).collect();
-    let mut paths = Map::new();
-    for (group, version) in versions {
-        let path = base(&group, &version);
-        let document = v3_document(registry, &group, &version).unwrap_or_default().to_string();
-        let hash: String = Sha256::digest(document.as_bytes()).iter().take(16).map(|b| format!("{b:02X}")).collect();
-        paths.insert(path.clone(), json!({ "serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}") }));
-    }
-    json!({ "paths": paths })
-}
-
 /// `/openapi/v3/apis/<group>/<version>` and `/openapi/v3/api/v1`.
-pub fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Value> {
-    let defs: Vec<_> = registry.iter().filter(|def| def.group == group && def.version == version).collect();
-    if defs.is_empty() {
-        return None;
-    }
+fn v3_document(registry: &Registry, group: &str, version: &str) -> Value {
     let (mut schemas, mut paths) = (Map::new(), Map::new());
     schemas.insert(META.into(), object_meta_schema());
     schemas.insert(LIST_META.into(), list_meta());
-    for def in defs {
+    for def in registry.iter().filter(|def| def.group == group && def.version == version) {
         let reference = |name: &str| json!({ "allOf": [{ "$ref": format!("#/components/schemas/{name}") }], "default": {} });
         schemas.insert(name(def), object(def, &reference(META)));
         schemas.insert(
@@ -51,16 +35,16 @@ pub fn v3_document(registry: &Registry, group: &str, version: &str) -> Option<Va
             paths.insert(path, operations);
         }
     }
-    Some(json!({
+    json!({
         "openapi": "3.0.0",
         "info": { "title": "Basalt", "version": env!("CARGO_PKG_VERSION") },
         "paths": paths,
         "components": { "schemas": schemas },
-    }))
+    })
 }
 
 /// `/openapi/v2`.
-pub fn v2_document(registry: &Registry) -> Value {
+fn v2_document(registry: &Registry) -> Value {
     let (mut definitions, mut paths) = (Map::new(), Map::new());
     definitions.insert(META.into(), object_meta_schema());
     definitions.insert(LIST_META.into(), list_meta());
