@@ -10,7 +10,7 @@ use crate::{
     keys,
     object::{Object, decode},
 };
-use basalt_store::{Change, Revision, Store, StoreError, WatchError, prefix_end};
+use basalt_store::{Change, Previous, Revision, Store, StoreError, WatchError, prefix_end};
 use futures::StreamExt;
 use rpds::RedBlackTreeMapSync;
 use std::{
@@ -230,7 +230,7 @@ impl Cache {
 
     /// Takes the store's commits after a revision, which is moved on with them, until the stream ends; says why it did.
     async fn take(&self, store: &dyn Store, revision: &mut Revision, orders: &mut mpsc::UnboundedReceiver<Order>) -> WatchError {
-        let mut stream = match store.watch(keys::ROOT.as_bytes(), *revision).await {
+        let mut stream = match store.watch(keys::ROOT.as_bytes(), *revision, Previous::Untold).await {
             Ok(stream) => stream,
             Err(error) => return error,
         };
@@ -277,11 +277,7 @@ impl Cache {
     }
 
     fn change(&self, change: &Change, revision: Revision) {
-        let key = match change {
-            Change::Put { entry, .. } => &entry.key,
-            Change::Delete { key, .. } => key,
-        };
-        let Some((group, plural, place)) = keys::split(key) else { return };
+        let Some((group, plural, place)) = keys::split(change.key()) else { return };
         let Some(kind) = self.kind(group, plural) else { return };
         if kind.is_loaded_at(revision) {
             return;

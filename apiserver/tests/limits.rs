@@ -5,7 +5,7 @@ mod common;
 
 use axum::{body::Body, extract::Request};
 use basalt_apiserver::{InProcess, Limits, Rate};
-use basalt_store::{CommitError, Entry, Range, Revision, Store, StoreError, WatchError, WatchStream, Write};
+use basalt_store::{CommitError, Entry, Previous, Range, Revision, Store, StoreError, WatchError, WatchStream, Write};
 use common::{
     AS, Server, start, start_within,
     wire::{Answer, HOSTS, PATIENCE, VMS, host, vm},
@@ -37,8 +37,8 @@ impl Store for Closable {
         let _ = self.open.subscribe().wait_for(|open| *open).await;
         self.store.commit(writes).await
     }
-    async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {
-        self.store.watch(prefix, after).await
+    async fn watch(&self, prefix: &[u8], after: Revision, previous: Previous) -> Result<WatchStream, WatchError> {
+        self.store.watch(prefix, after, previous).await
     }
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.store.compact(revision).await

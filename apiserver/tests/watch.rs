@@ -4,7 +4,7 @@
 mod common;
 
 use basalt_api::VirtualMachine;
-use basalt_store::{Action, CommitError, Range, Revision, Store, StoreError, WatchError, WatchStream, Write, embedded::Embedded};
+use basalt_store::{Action, CommitError, Previous, Range, Revision, Store, StoreError, WatchError, WatchStream, Write, embedded::Embedded};
 use common::{
     Server, start, start_on,
     wire::{HOSTS, Line, MERGE, NAMESPACES, VMS, Watch, host, labelled, names, resource_version, vm},
@@ -355,11 +355,11 @@ impl Store for Cuttable {
     async fn commit(&self, writes: Vec<Write>) -> Result<Revision, CommitError> {
         self.store.commit(writes).await
     }
-    async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {
+    async fn watch(&self, prefix: &[u8], after: Revision, previous: Previous) -> Result<WatchStream, WatchError> {
         let _ = self.whole.subscribe().wait_for(|whole| *whole).await;
         let cut = CancellationToken::new();
         *self.cut.lock().unwrap() = cut.clone();
-        Ok(self.store.watch(prefix, after).await?.take_until(cut.cancelled_owned()).boxed())
+        Ok(self.store.watch(prefix, after, previous).await?.take_until(cut.cancelled_owned()).boxed())
     }
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.store.compact(revision).await

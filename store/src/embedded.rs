@@ -7,7 +7,8 @@
 mod history;
 
 use crate::{
-    Action, Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write, limits,
+    Action, Change, CommitError, Entry, Expect, Previous, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write,
+    limits,
 };
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
@@ -22,8 +23,10 @@ use tokio::sync::{mpsc as channel, oneshot};
 
 /// Key of the newest revision, in the keyspace `meta`.
 const REVISION: &str = "revision";
-/// Bytes before the value in a stored entry: the revisions of creation and last change.
-const HEADER: usize = 16;
+/// Key of the number of the format, in the keyspace `meta`. A directory from before there was one is of format 1.
+const FORMAT: &str = "format";
+/// The format that this engine writes and reads: an entry is the revision that last changed it, in 8 bytes, and the value.
+const THIS_FORMAT: &[u8] = b"2";
 
 /// Bounds of an embedded store.
 #[derive(Clone, Copy, Debug)]
@@ -99,6 +102,7 @@ impl Embedded {
         let meta = database.keyspace("meta", KeyspaceCreateOptions::default).map_err(open)?;
         let history = database.keyspace("history", KeyspaceCreateOptions::default).map_err(open)?;
         let reader = Reader { database, entries, meta, history };
+        reader.claim(dir)?;
         let revision = reader.revision(&reader.database.snapshot())?.max(options.least_revision);
         let feed =
             Feed { options, recent: VecDeque::new(), recent_bytes: 0, revision, floor: revision, opened: revision, watchers: Vec::new() };
@@ -172,7 +176,7 @@ impl Store for Embedded {
         outcome.await.map_err(|_| StoreError::Closed)?
     }
 
-    async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {
+    async fn watch(&self, prefix: &[u8], after: Revision, _previous: Previous) -> Result<WatchStream, WatchError> {
         if after < lock(&self.feed).floor {
             self.recall()?;
         }
@@ -212,6 +216,29 @@ impl Store for Embedded {
 }
 
 impl Reader {
+    /// Marks a new directory with the format, and refuses one of another format.
+    fn claim(&self, dir: &Path) -> Result<(), StoreError> {
+        let failed = |e: &fjall::Error| engine("read the format", e);
+        let snapshot = self.database.snapshot();
+        let format = snapshot.get(&self.meta, FORMAT).map_err(|e| failed(&e))?;
+        let used = snapshot.get(&self.meta, REVISION).map_err(|e| failed(&e))?.is_some();
+        match format {
+            Some(format) if format[..] == *THIS_FORMAT => Ok(()),
+            None if !used => {
+                self.meta.insert(FORMAT, THIS_FORMAT).map_err(|e| failed(&e))?;
+                self.database.persist(PersistMode::SyncData).map_err(|e| failed(&e))
+            }
+            other => Err(StoreError::Open {
+                place: dir.display().to_string(),
+                reason: format!(
+                    "it is of format {} and this version reads format {}: back it up with the version that made it and restore that here",
+                    other.map_or("1".into(), |format| String::from_utf8_lossy(&format).into_owned()),
+                    String::from_utf8_lossy(THIS_FORMAT)
+                ),
+            }),
+        }
+    }
+
     fn revision(&self, snapshot: &impl Readable) -> Result<Revision, StoreError> {
         Ok(self.number(snapshot, REVISION)?.unwrap_or(0))
     }
@@ -332,11 +359,10 @@ impl Writer {
             }
             match (&write.action, current) {
                 (Action::Put(value), previous) => {
-                    let created = previous.as_ref().map_or(revision, |entry| entry.created);
-                    let entry = Entry { key: write.key.clone(), value: value.clone(), created, modified: revision };
+                    let entry = Entry { key: write.key.clone(), value: value.clone(), modified: revision };
                     changes.push(Change::Put { entry, previous });
                 }
-                (Action::Delete, Some(previous)) => changes.push(Change::Delete { key: write.key.clone(), previous: Some(previous) }),
+                (Action::Delete, previous @ Some(_)) => changes.push(Change::Delete { key: write.key.clone(), previous }),
                 (Action::Delete, None) | (Action::Check, _) => {}
             }
         }
@@ -401,11 +427,7 @@ impl Watcher {
 
 /// The part of a commit that is below a prefix.
 fn below(event: &WatchEvent, prefix: &[u8]) -> Option<WatchEvent> {
-    let key = |change: &Change| match change {
-        Change::Put { entry, .. } => entry.key.clone(),
-        Change::Delete { key, .. } => key.clone(),
-    };
-    let changes: Vec<_> = event.changes.iter().filter(|change| key(change).starts_with(prefix)).cloned().collect();
+    let changes: Vec<_> = event.changes.iter().filter(|change| change.key().starts_with(prefix)).cloned().collect();
     (!changes.is_empty()).then_some(WatchEvent { revision: event.revision, changes })
 }
 
@@ -419,20 +441,17 @@ fn size(event: &WatchEvent) -> usize {
 }
 
 fn encode(entry: &Entry) -> Vec<u8> {
-    let mut stored = Vec::with_capacity(HEADER + entry.value.len());
-    stored.extend_from_slice(&entry.created.to_be_bytes());
+    let mut stored = Vec::with_capacity(size_of::<Revision>() + entry.value.len());
     stored.extend_from_slice(&entry.modified.to_be_bytes());
     stored.extend_from_slice(&entry.value);
     stored
 }
 
 fn decode(key: Bytes, stored: &[u8]) -> Result<Entry, StoreError> {
-    let (Some((created, rest)), true) = (stored.split_first_chunk::<8>(), stored.len() >= HEADER) else {
-        return Err(corrupt(format!("the entry of {} has {} bytes", key.escape_ascii(), stored.len())));
-    };
-    let (modified, value) = rest.split_first_chunk::<8>().unwrap_or((&[0; 8], rest));
-    let (created, modified) = (Revision::from_be_bytes(*created), Revision::from_be_bytes(*modified));
-    Ok(Entry { key, value: Bytes::copy_from_slice(value), created, modified })
+    match stored.split_first_chunk() {
+        Some((modified, value)) => Ok(Entry { key, value: Bytes::copy_from_slice(value), modified: Revision::from_be_bytes(*modified) }),
+        None => Err(corrupt(format!("the entry of {} has {} bytes", key.escape_ascii(), stored.len()))),
+    }
 }
 
 fn lock<T>(feed: &Mutex<T>) -> MutexGuard<'_, T> {

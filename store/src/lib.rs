@@ -17,18 +17,17 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 /// A point in the history of a store, which only ever grows. A watch from revision 0 gets every commit since the first,
-/// if none is compacted. An empty store is at revision 0 (embedded) or 1 (etcd, whose first commit makes revision 2).
+/// if none is compacted. An empty embedded store is at revision 0, one in etcd at 255 (etcd's own 1). How much larger the next one
+/// is than the one before, is the engine's affair.
 pub type Revision = u64;
 
-/// A key with its value, and the commits that made and last changed it.
+/// A key with its value, and the commit that last changed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The key.
     pub key: Bytes,
     /// The value.
     pub value: Bytes,
-    /// Revision of the commit that created the key (since its last deletion).
-    pub created: Revision,
     /// Revision of the commit that last wrote the key.
     pub modified: Revision,
 }
@@ -40,7 +39,7 @@ pub enum Expect {
     Any,
     /// The key does not exist.
     Absent,
-    /// The key exists and was last written at this revision.
+    /// The key exists and was last written at this revision, which is one that the store has given.
     At(Revision),
 }
 
@@ -82,18 +81,37 @@ pub struct Range {
 pub enum Change {
     /// The key was created or changed.
     Put {
-        /// The key's new state.
+        /// Its new state.
         entry: Entry,
-        /// The key's state before, if it had one.
+        /// What it was before; none if it was not there, or if nobody asked for it.
         previous: Option<Entry>,
     },
     /// The key was deleted.
     Delete {
         /// The key.
         key: Bytes,
-        /// The key's last state.
+        /// What it was before; none if nobody asked for it, or if that has been compacted.
         previous: Option<Entry>,
     },
+}
+
+/// Whether a watch is to tell what keys were before they changed, which some stores have to look up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Previous {
+    /// It is told.
+    Told,
+    /// It may be left out.
+    Untold,
+}
+
+impl Change {
+    /// The key.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Self::Put { entry, .. } => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
 }
 
 /// What a watch delivers: the changes of one commit, or word that there are none up to a revision.
@@ -144,7 +162,7 @@ pub enum WatchError {
 }
 
 /// The store failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The data directory or an etcd endpoint could not be opened.
     #[error("cannot open the store at {place}: {reason}")]
@@ -200,7 +218,7 @@ impl StoreError {
 /// A revisioned key-value store.
 #[async_trait::async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// The newest revision that was acknowledged.
+    /// A revision not before any commit that was acknowledged until now, and before every commit that is yet to be begun.
     async fn revision(&self) -> Result<Revision, StoreError>;
 
     /// One key, as it is now.
@@ -210,11 +228,11 @@ pub trait Store: Send + Sync + 'static {
     async fn range(&self, start: &[u8], end: &[u8], limit: usize) -> Result<Range, StoreError>;
 
     /// Makes all writes as one commit, or none. Returns its revision after it is on disk. A key may stand in only one of
-    /// the writes. A commit that changes nothing (deletions of absent keys) makes no revision and returns the newest.
+    /// the writes. A commit that changes nothing (deletions of absent keys, checks) makes no revision and returns [`Self::revision`].
     async fn commit(&self, writes: Vec<Write>) -> Result<Revision, CommitError>;
 
     /// Every commit after revision `after` that touches a key with this prefix. `after` may be in the future.
-    async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError>;
+    async fn watch(&self, prefix: &[u8], after: Revision, previous: Previous) -> Result<WatchStream, WatchError>;
 
     /// Drops the history up to `revision`: watches that want to start before it are refused from then on.
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;

@@ -5,7 +5,7 @@
 mod common;
 
 use basalt_store::{
-    Action, Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write,
+    Action, Change, CommitError, Entry, Expect, Previous, Range, Revision, Store, StoreError, WatchError, WatchEvent, WatchStream, Write,
     embedded::{Embedded, Options},
     prefix_end,
 };
@@ -38,9 +38,10 @@ promises! {
     a_large_range_comes_whole
     concurrent_compare_and_swap_loses_no_update
     a_watch_replays_what_came_after_its_start
+    a_watch_resumes_after_any_of_many_concurrent_commits
     a_watch_from_the_future_begins_there
     a_watch_sees_only_its_prefix
-    events_carry_what_was_before
+    events_carry_what_is_now_and_what_was
     every_watch_gets_every_commit_once_and_in_order_while_many_write
     a_watch_from_before_a_compaction_is_refused
     a_commit_that_no_store_takes_is_refused_and_changes_nothing
@@ -76,14 +77,16 @@ async fn etcd_forgets_what_is_old_when_it_is_told_to() {
     let engine = fixture.connect().await;
     let first = commit(&fixture.store, put("key", Expect::Absent, "0")).await;
     let forgotten = async {
-        for round in 1u64.. {
-            let made = commit(&fixture.store, put("key", Expect::At(first + round - 1), round.to_string())).await;
-            let refused = match fixture.store.watch(b"key", first).await {
+        let mut made = first;
+        loop {
+            made = commit(&fixture.store, put("key", Expect::At(made), "")).await;
+            let after = fixture.store.revision().await.unwrap();
+            let refused = match fixture.store.watch(b"key", first, Previous::Told).await {
                 Ok(mut watch) => next(&mut watch).await.err(),
                 Err(refused) => Some(refused),
             };
             match refused {
-                Some(WatchError::Compacted { oldest, .. }) => return assert!(oldest <= made),
+                Some(WatchError::Compacted { oldest, .. }) => return assert!(oldest <= after),
                 other => assert!(other.is_none(), "{other:?}"),
             }
         }
@@ -101,7 +104,7 @@ async fn commit(store: &Arc<dyn Store>, write: Write) -> Revision {
 }
 
 async fn watch(store: &Arc<dyn Store>, prefix: &str, after: Revision) -> WatchStream {
-    store.watch(prefix.as_bytes(), after).await.unwrap()
+    store.watch(prefix.as_bytes(), after, Previous::Told).await.unwrap()
 }
 
 fn keys(range: &Range) -> Vec<&str> {
@@ -109,21 +112,18 @@ fn keys(range: &Range) -> Vec<&str> {
 }
 
 fn changed(event: &WatchEvent) -> Vec<&[u8]> {
-    fn key(change: &Change) -> &[u8] {
-        match change {
-            Change::Put { entry, .. } => &entry.key,
-            Change::Delete { key, .. } => key,
-        }
-    }
-    event.changes.iter().map(key).collect()
+    event.changes.iter().map(|change| &change.key()[..]).collect()
 }
 
 async fn an_expectation_that_does_not_hold_stops_the_commit(store: Arc<dyn Store>) {
+    let before = commit(&store, put("there", Expect::Any, "0")).await;
     let at = commit(&store, put("there", Expect::Any, "1")).await;
+    let later = commit(&store, put("elsewhere", Expect::Any, "1")).await;
     for (key, expect, holds) in [
         ("there", Expect::Absent, false),
         ("there", Expect::At(0), false),
-        ("there", Expect::At(at + 1), false),
+        ("there", Expect::At(before), false),
+        ("there", Expect::At(later), false),
         ("there", Expect::At(u64::MAX), false),
         ("nowhere", Expect::At(0), false),
         ("nowhere", Expect::At(at), false),
@@ -160,13 +160,15 @@ async fn an_expectation_that_does_not_hold_stops_the_commit(store: Arc<dyn Store
 
 async fn a_conflict_names_the_first_key_and_its_state_and_nothing_is_written(store: Arc<dyn Store>) {
     let at = commit(&store, put("b", Expect::Absent, "old")).await;
+    let known = store.revision().await.unwrap();
     let writes = vec![put("a", Expect::Any, "x"), put("b", Expect::Absent, "x"), put("c", Expect::At(7), "x")];
     let Err(CommitError::Conflict { key, current }) = store.commit(writes).await else { panic!("it was taken") };
     assert_eq!(&key[..], b"b");
-    assert_eq!(current, Some(Entry { key: "b".into(), value: "old".into(), created: at, modified: at }));
+    assert_eq!(current, Some(Entry { key: "b".into(), value: "old".into(), modified: at }));
     let all = store.range(b"a", b"z", 0).await.unwrap();
     assert_eq!(keys(&all), ["b"]);
-    assert_eq!((all.revision, store.revision().await.unwrap()), (at, at));
+    assert_eq!(all.revision, store.revision().await.unwrap());
+    assert_eq!(all.revision, known);
 }
 
 async fn a_commit_of_several_writes_is_one_revision_and_one_event(store: Arc<dyn Store>) {
@@ -180,7 +182,7 @@ async fn a_commit_of_several_writes_is_one_revision_and_one_event(store: Arc<dyn
     assert_eq!((event.revision, touched), (revision, vec![&b"a"[..], b"gone", b"z"]));
     let all = store.range(b"a", b"zz", 0).await.unwrap();
     assert_eq!(keys(&all), ["a", "z"]);
-    assert!(all.entries.iter().all(|entry| (entry.created, entry.modified) == (revision, revision)));
+    assert!(all.entries.iter().all(|entry| entry.modified == revision));
 }
 
 async fn revisions_only_grow_and_entries_know_theirs(store: Arc<dyn Store>) {
@@ -191,25 +193,28 @@ async fn revisions_only_grow_and_entries_know_theirs(store: Arc<dyn Store>) {
     let fourth = commit(&store, put("k", Expect::Absent, "")).await;
     let fifth = commit(&store, put("k", Expect::Any, "5")).await;
     assert!(first < second && second < third && third < fourth && fourth < fifth);
-    assert_eq!(store.get(b"k").await.unwrap(), Some(Entry { key: "k".into(), value: "5".into(), created: fourth, modified: fifth }));
-    assert_eq!(store.revision().await.unwrap(), fifth);
+    assert_eq!(store.get(b"k").await.unwrap(), Some(Entry { key: "k".into(), value: "5".into(), modified: fifth }));
+    let known = store.revision().await.unwrap();
+    assert!(known >= fifth && known < commit(&store, put("k", Expect::Any, "6")).await);
 }
 
 async fn a_deletion_of_nothing_changes_nothing(store: Arc<dyn Store>) {
     let before = commit(&store, put("k", Expect::Any, "1")).await;
     let mut stream = watch(&store, "", before).await;
-    assert_eq!(commit(&store, delete("nothing", Expect::Any)).await, before);
-    assert_eq!(commit(&store, delete("nothing", Expect::Absent)).await, before);
+    let known = store.revision().await.unwrap();
+    assert!(known >= before);
+    assert_eq!(commit(&store, delete("nothing", Expect::Any)).await, known);
+    assert_eq!(commit(&store, delete("nothing", Expect::Absent)).await, known);
     let after = store.commit(vec![delete("nothing", Expect::Any), put("k", Expect::Any, "2")]).await.unwrap();
     let event = next(&mut stream).await.unwrap();
     assert_eq!((event.revision, changed(&event)), (after, vec![&b"k"[..]]));
 }
 
 async fn a_range_is_ordered_bounded_and_limited(store: Arc<dyn Store>) {
-    let mut newest = 0;
     for key in ["b/2", "b", "a", "b/10", "c", "b/1", "b0"] {
-        newest = commit(&store, put(key, Expect::Absent, key)).await;
+        commit(&store, put(key, Expect::Absent, key)).await;
     }
+    let newest = store.revision().await.unwrap();
     let range = async |start: &str, end: &str, limit| store.range(start.as_bytes(), end.as_bytes(), limit).await.unwrap();
     let all = range("a", "d", 0).await;
     assert_eq!((keys(&all), all.more, all.revision), (vec!["a", "b", "b/1", "b/10", "b/2", "b0", "c"], false, newest));
@@ -272,15 +277,40 @@ async fn a_watch_replays_what_came_after_its_start(store: Arc<dyn Store>) {
     }
 }
 
-async fn a_watch_from_the_future_begins_there(store: Arc<dyn Store>) {
-    let now = commit(&store, put("k", Expect::Any, "0")).await;
-    let mut stream = watch(&store, "", now + 3).await;
-    let mut last = now;
-    while last < now + 5 {
-        last = commit(&store, put("k", Expect::Any, "1")).await;
+async fn a_watch_resumes_after_any_of_many_concurrent_commits(store: Arc<dyn Store>) {
+    const COMMITS: usize = 60;
+    let absent = commit(&store, put("k/gone", Expect::Any, "")).await;
+    let puts = (0..COMMITS).map(|i| vec![put(format!("k/{i:02}"), Expect::Absent, i.to_string())]);
+    // Some among them fail, one deletes, and two want the same key: each for itself.
+    let refused = (0..5).map(|i| vec![put(format!("k/no-{i}"), Expect::At(absent), ""), put(format!("k/other-{i}"), Expect::Any, "")]);
+    let deletion = vec![delete("k/gone", Expect::At(absent))];
+    let twice = [vec![put("k/same", Expect::Absent, "a")], vec![put("k/same", Expect::Absent, "b")]];
+    let outcomes = join_all(puts.chain(refused).chain([deletion]).chain(twice).map(|writes| store.commit(writes))).await;
+    let mut made: Vec<Revision> = outcomes.into_iter().filter_map(Result::ok).collect();
+    made.sort_unstable();
+    made.dedup();
+    assert_eq!(made.len(), COMMITS + 2, "{made:?}");
+    for (i, after) in made.iter().enumerate().step_by(7) {
+        let mut stream = watch(&store, "k/", *after).await;
+        for revision in &made[i + 1..] {
+            let event = next(&mut stream).await.unwrap();
+            assert_eq!((event.revision, event.changes.len()), (*revision, 1), "after {after}");
+        }
     }
-    assert_eq!(next(&mut stream).await.unwrap().revision, now + 4);
-    assert_eq!(next(&mut stream).await.unwrap().revision, now + 5);
+    let all = store.range(b"k/", &prefix_end(b"k/"), 0).await.unwrap();
+    assert_eq!(all.entries.len(), COMMITS + 1);
+    assert!(all.entries.iter().all(|entry| made.contains(&entry.modified)) && all.revision >= *made.last().unwrap());
+}
+
+async fn a_watch_from_the_future_begins_there(store: Arc<dyn Store>) {
+    let start = commit(&store, put("k", Expect::Any, "0")).await + 300;
+    let mut stream = watch(&store, "", start).await;
+    let mut later = Vec::new();
+    while later.len() < 2 {
+        later.extend(Some(commit(&store, put("k", Expect::Any, "1")).await).filter(|made| *made > start));
+    }
+    assert_eq!(next(&mut stream).await.unwrap().revision, later[0]);
+    assert_eq!(next(&mut stream).await.unwrap().revision, later[1]);
 }
 
 async fn a_watch_sees_only_its_prefix(store: Arc<dyn Store>) {
@@ -296,12 +326,11 @@ async fn a_watch_sees_only_its_prefix(store: Arc<dyn Store>) {
     assert_eq!((event.revision, changed(&event)), (second, vec![&b"b/1"[..]]));
 }
 
-async fn events_carry_what_was_before(store: Arc<dyn Store>) {
+async fn events_carry_what_is_now_and_what_was(store: Arc<dyn Store>) {
     let first = commit(&store, put("k", Expect::Absent, "1")).await;
     let second = commit(&store, put("k", Expect::Any, "2")).await;
     let third = commit(&store, delete("k", Expect::Any)).await;
-    let one = Entry { key: "k".into(), value: "1".into(), created: first, modified: first };
-    let two = Entry { key: "k".into(), value: "2".into(), created: first, modified: second };
+    let [one, two] = [("1", first), ("2", second)].map(|(value, modified)| Entry { key: "k".into(), value: value.into(), modified });
     let mut stream = watch(&store, "k", first - 1).await;
     let expected = [
         (first, Change::Put { entry: one.clone(), previous: None }),
@@ -335,7 +364,7 @@ async fn every_watch_gets_every_commit_once_and_in_order_while_many_write(store:
         let store = store.clone();
         tokio::spawn(async move {
             let after = store.revision().await.unwrap();
-            let mut stream = store.watch(b"k/", after).await.unwrap();
+            let mut stream = store.watch(b"k/", after, Previous::Told).await.unwrap();
             let mut seen = BTreeMap::new();
             let mut last = after;
             loop {
@@ -380,21 +409,22 @@ async fn a_watch_from_before_a_compaction_is_refused(store: Arc<dyn Store>) {
     store.compact(third).await.unwrap();
     store.compact(second).await.unwrap();
     for after in [first, second] {
-        let refused = match store.watch(b"", after).await {
+        let refused = match store.watch(b"", after, Previous::Told).await {
             Err(error) => error,
             Ok(mut stream) => next(&mut stream).await.unwrap_err(),
         };
         let WatchError::Compacted { asked, oldest } = refused else { panic!("{refused}") };
-        assert_eq!((asked, oldest), (after, third));
+        assert!(asked == after && (third..fourth).contains(&oldest), "{asked}, {oldest}");
     }
     assert_eq!(next(&mut watch(&store, "", third).await).await.unwrap().revision, fourth);
     assert_eq!(&store.get(b"k").await.unwrap().unwrap().value[..], b"4");
-    let future = store.compact(fourth + 1).await.unwrap_err();
-    assert!(matches!(future, StoreError::Revision { asked, .. } if asked == fourth + 1), "{future}");
+    let future = store.compact(fourth + 1000).await.unwrap_err();
+    assert!(matches!(future, StoreError::Revision { asked, .. } if asked == fourth + 1000), "{future}");
 }
 
 async fn a_commit_that_no_store_takes_is_refused_and_changes_nothing(store: Arc<dyn Store>) {
     let before = commit(&store, put("k", Expect::Any, "1")).await;
+    let known = store.revision().await.unwrap();
     let many = (0..200).map(|i| put(format!("many/{i}"), Expect::Any, "")).collect();
     for (what, writes) in [
         ("no key", vec![put("", Expect::Any, "1")]),
@@ -410,7 +440,7 @@ async fn a_commit_that_no_store_takes_is_refused_and_changes_nothing(store: Arc<
     }
     assert_eq!(store.get(b"").await.unwrap(), None);
     assert_eq!(store.get(&[b'k'; 100_000]).await.unwrap(), None);
-    assert_eq!(store.revision().await.unwrap(), before);
+    assert_eq!(store.revision().await.unwrap(), known);
     assert!(commit(&store, put("k", Expect::At(before), "2")).await > before);
 }
 
@@ -426,7 +456,7 @@ async fn what_was_committed_is_there_after_reopening() {
     let store = open();
     assert_eq!(store.revision().await.unwrap(), third);
     let all = store.range(b"a", b"z", 0).await.unwrap();
-    assert_eq!(all.entries, [Entry { key: "k".into(), value: "1".into(), created: first, modified: first }]);
+    assert_eq!(all.entries, [Entry { key: "k".into(), value: "1".into(), modified: first }]);
     let mut stream = watch(&store, "", third).await;
     let fourth = commit(&store, put("k", Expect::At(first), "2")).await;
     assert!(fourth > third);
@@ -468,7 +498,7 @@ async fn a_watch_is_taken_up_after_reopening_and_tells_all_that_it_would_have_to
     commit(&store, put("a/0", Expect::Any, "last")).await;
     drop((again, store));
     store = open();
-    let refused = store.watch(b"a", told[299].revision).await.err();
+    let refused = store.watch(b"a", told[299].revision, Previous::Told).await.err();
     assert!(matches!(refused, Some(WatchError::Compacted { oldest, .. }) if oldest == told[300].revision), "{refused:?}");
     assert_eq!(ready(&mut watch(&store, "a", told[300].revision).await).await[..told.len() - 301], told[301..]);
 }
@@ -483,7 +513,7 @@ async fn a_commit_too_large_to_be_recorded_is_the_end_of_history_after_reopening
     let last = commit(&store, put("k", Expect::Any, "3")).await;
     drop(store);
     let store = open();
-    let refused = store.watch(b"", replaced - 1).await.err();
+    let refused = store.watch(b"", replaced - 1, Previous::Told).await.err();
     assert!(matches!(refused, Some(WatchError::Compacted { oldest, .. }) if oldest == replaced), "{refused:?}");
     assert_eq!(next(&mut watch(&store, "", replaced).await).await.unwrap().revision, last);
 }
@@ -538,7 +568,7 @@ async fn the_history_is_bounded() {
     for _ in 0..30 {
         commit(&store, put("k", Expect::Any, "1")).await;
     }
-    let refused = store.watch(b"", 19).await.err();
+    let refused = store.watch(b"", 19, Previous::Told).await.err();
     assert!(matches!(refused, Some(WatchError::Compacted { asked: 19, oldest: 20 })), "{refused:?}");
     assert_eq!(next(&mut watch(&store, "", 20).await).await.unwrap().revision, 21);
 }
@@ -621,12 +651,10 @@ async fn like_a_map(steps: Vec<Step>) {
                         revision += u64::from(changes);
                         assert_eq!(made, revision);
                         for (key, (_, value)) in writes {
-                            let created = model.get(&key).map_or(revision, |entry| entry.created);
                             match value {
-                                Some(value) => model.insert(
-                                    key,
-                                    Entry { key: vec![b'a' + key].into(), value: vec![value].into(), created, modified: revision },
-                                ),
+                                Some(value) => {
+                                    model.insert(key, Entry { key: vec![b'a' + key].into(), value: vec![value].into(), modified: revision })
+                                }
                                 None => model.remove(&key),
                             };
                         }

@@ -6,7 +6,7 @@ use crate::{
     keys,
     object::{Object, decode},
 };
-use basalt_store::{Action, Change, CommitError, Entry, Expect, Revision, StoreError, WatchError, Write};
+use basalt_store::{Action, Change, CommitError, Entry, Expect, Previous, Revision, StoreError, WatchError, Write};
 use bytes::Bytes;
 use futures::StreamExt;
 use std::{
@@ -52,7 +52,7 @@ impl Cache {
 
     /// What happened after a revision.
     async fn recall(&self, after: Revision) -> Result<Recalled, WatchError> {
-        let mut stream = self.store.watch(keys::ROOT.as_bytes(), after).await?;
+        let mut stream = self.store.watch(keys::ROOT.as_bytes(), after, Previous::Told).await?;
         // How far the history goes is not told, for it goes on. It has been told up to a commit that is made now when that comes.
         let mark = Write { key: Bytes::from_static(keys::MARK.as_bytes()), expect: Expect::Any, action: Action::Put(Bytes::new()) };
         let end = self.store.commit(vec![mark]).await.map_err(|error| match error {

@@ -114,7 +114,10 @@ impl Api {
         let unknown = self.refuse_unknown(asked, &mut intent.clone())?;
         let place = keys::place(asked.target.namespace.as_deref(), name);
         for last in (0..APPLIES).map(|tried| tried + 1 == APPLIES) {
-            let exists = !asked.target.subresource.is_empty() || self.storage.get(def, &place).await?.is_some();
+            // That it is there, the cache need not be up to date to know: it is changed only if the store agrees.
+            let exists = !asked.target.subresource.is_empty()
+                || self.storage.kind(def)?.get(&place).is_some()
+                || self.storage.get(def, &place).await?.is_some();
             let (code, outcome) = if exists {
                 let changed = self.modify(asked, name, |live| {
                     let merged = apply::apply(Some(live), &intent, def, asked.manager()?, force, self.now());

@@ -6,7 +6,7 @@
 
 use crate::keys::kind_prefix;
 use basalt_store::{
-    Action, Change, CommitError, Entry, Expect, Range, Revision, Store, StoreError, WatchError, WatchStream, Write, prefix_end,
+    Action, Change, CommitError, Entry, Expect, Previous, Range, Revision, Store, StoreError, WatchError, WatchStream, Write, prefix_end,
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -226,13 +226,11 @@ impl Opener {
     }
 
     fn change(&self, change: &mut Change) {
-        match change {
-            Change::Put { entry, previous } => {
-                self.entry(entry);
-                previous.iter_mut().for_each(|previous| self.entry(previous));
-            }
-            Change::Delete { previous, .. } => previous.iter_mut().for_each(|previous| self.entry(previous)),
-        }
+        let (entry, previous) = match change {
+            Change::Put { entry, previous } => (Some(entry), previous),
+            Change::Delete { previous, .. } => (None, previous),
+        };
+        entry.into_iter().chain(previous).for_each(|entry| self.entry(entry));
     }
 }
 
@@ -271,9 +269,9 @@ impl Store for Sealed {
         })
     }
 
-    async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {
+    async fn watch(&self, prefix: &[u8], after: Revision, previous: Previous) -> Result<WatchStream, WatchError> {
         let opener = self.opener.clone();
-        let stream = self.store.watch(prefix, after).await?;
+        let stream = self.store.watch(prefix, after, previous).await?;
         let opened = stream.map(move |event| {
             event.map(|mut event| {
                 event.changes.iter_mut().for_each(|change| opener.change(change));

@@ -2,7 +2,7 @@
 
 use super::Metrics;
 use basalt_daemon::traces;
-use basalt_store::{CommitError, Entry, Range, Revision, Store, StoreError, WatchError, WatchStream, Write};
+use basalt_store::{CommitError, Entry, Previous, Range, Revision, Store, StoreError, WatchError, WatchStream, Write};
 use std::{sync::Arc, time::Instant};
 use tracing::{Instrument, field::Empty};
 
@@ -71,8 +71,8 @@ impl Store for Timed {
         committed
     }
 
-    async fn watch(&self, prefix: &[u8], after: Revision) -> Result<WatchStream, WatchError> {
-        self.time("watch", failed, self.store.watch(prefix, after)).await
+    async fn watch(&self, prefix: &[u8], after: Revision, previous: Previous) -> Result<WatchStream, WatchError> {
+        self.time("watch", failed, self.store.watch(prefix, after, previous)).await
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
