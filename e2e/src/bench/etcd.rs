@@ -114,16 +114,16 @@ impl Etcd {
             }
         }
         let mut kv = Client::connect([&self.endpoint], None).await.map_err(failed)?.kv_client();
-        let mut acknowledged = Vec::new();
+        let mut sent = Vec::new();
         for number in 0..writes {
             tokio::time::sleep(pause).await;
+            sent.push(Instant::now());
             kv.put("watched", format!("{number:01024}"), None).await.map_err(failed)?;
-            acknowledged.push(Instant::now());
         }
         let mut late = Vec::new();
         while let Some(seen) = following.join_next().await {
             let seen = seen.map_err(|e| BenchError::new("run a watcher", e))??;
-            late.extend(seen.iter().zip(&acknowledged).map(|(seen, acknowledged)| seen.saturating_duration_since(*acknowledged)));
+            late.extend(seen.iter().zip(&sent).map(|(seen, sent)| seen.saturating_duration_since(*sent)));
         }
         Ok(late)
     }
