@@ -52,7 +52,22 @@ pub fn object_meta_schema() -> Value {
             "managedFields": {
                 "type": "array",
                 "description": "Who set which field; kept by the server.",
-                "items": { "type": "object", "x-kubernetes-preserve-unknown-fields": true },
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "manager": text("Who set the fields: the `fieldManager` of the request."),
+                        "operation": text("How: `Apply` or `Update`."),
+                        "apiVersion": text("API version of the object that the fields are of."),
+                        "time": { "type": "string", "format": "date-time", "description": "When the set of fields, or what is in them, changed last." },
+                        "fieldsType": text("Form of the set of fields: `FieldsV1`."),
+                        "fieldsV1": {
+                            "type": "object",
+                            "description": "The set of fields, as a tree: `f:` and a name, `k:` and the keys of an item, `v:` and a value.",
+                            "x-kubernetes-preserve-unknown-fields": true,
+                        },
+                        "subresource": text("The subresource by which they were set, empty for the object itself."),
+                    },
+                },
             },
         },
     })

@@ -48,6 +48,18 @@ async fn kinds_are_listed_and_explained() {
     let explained = server.kubectl_ok(&["explain", "host.spec"], "").await;
     assert!(explained.contains("unschedulable") && explained.contains("No new VM is placed"), "{explained}");
     assert!(server.kubectl_ok(&["explain", "vm.spec.disks", "--recursive"], "").await.contains("readOnly"));
+    for (kind, field, said) in [
+        ("vm", "blockOwnerDeletion\t<boolean>", "What an operator wants"),
+        ("secret", "stringData\t<map[string]string>", "encrypted where they are stored"),
+        ("clusterrolebinding", "apiGroup\t<string>", "rights everywhere"),
+        ("crd", "additionalPrinterColumns\t<[]Object>", "adds a kind"),
+        ("lease", "holderIdentity\t<string>", "held by renewing it"),
+    ] {
+        let whole = server.kubectl_ok(&["explain", kind, "--recursive"], "").await;
+        assert!(whole.contains(field) && whole.contains("fieldsV1\t<Object>"), "{whole}");
+        let explained = server.kubectl_ok(&["explain", kind], "").await;
+        assert!(explained.contains(said) && !explained.contains("<no description>"), "{explained}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

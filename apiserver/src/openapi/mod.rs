@@ -83,11 +83,18 @@ fn gvk(def: &ResourceDef, kind: &str) -> Value {
     json!({ "group": def.group, "version": def.version, "kind": kind })
 }
 
+const API_VERSION: &str = "Version of the schema of this object, with its group.";
+const KIND: &str = "What the object is.";
+
+fn text(description: &str) -> Value {
+    json!({ "type": "string", "description": description })
+}
+
 fn object(def: &ResourceDef, metadata: &Value) -> Value {
     let mut schema = (*def.schema).clone();
     let mut properties = schema["properties"].as_object().cloned().unwrap_or_default();
-    properties.insert("apiVersion".into(), json!({ "type": "string", "description": "Version of the schema of this object." }));
-    properties.insert("kind".into(), json!({ "type": "string", "description": "What the object is." }));
+    properties.insert("apiVersion".into(), text(API_VERSION));
+    properties.insert("kind".into(), text(KIND));
     let mut metadata = metadata.clone();
     metadata["description"] = "Metadata that every object has.".into();
     properties.insert("metadata".into(), metadata);
@@ -98,15 +105,17 @@ fn object(def: &ResourceDef, metadata: &Value) -> Value {
 }
 
 fn list(def: &ResourceDef, item: &Value, metadata: &Value) -> Value {
+    let mut metadata = metadata.clone();
+    metadata["description"] = "Metadata that every list has.".into();
     json!({
         "type": "object",
         "description": format!("A list of {}.", def.plural),
         "required": ["items"],
         "properties": {
-            "apiVersion": { "type": "string" },
-            "kind": { "type": "string" },
+            "apiVersion": text(API_VERSION),
+            "kind": text(KIND),
             "metadata": metadata,
-            "items": { "type": "array", "items": item },
+            "items": { "type": "array", "items": item, "description": format!("The {} of the list.", def.plural) },
         },
         "x-kubernetes-group-version-kind": [gvk(def, &def.list_kind)],
     })
@@ -115,11 +124,12 @@ fn list(def: &ResourceDef, item: &Value, metadata: &Value) -> Value {
 fn list_meta() -> Value {
     json!({
         "type": "object",
+        "description": "Metadata that every list has.",
         "properties": {
-            "resourceVersion": { "type": "string" },
-            "continue": { "type": "string" },
-            "remainingItemCount": { "type": "integer", "format": "int64" },
-            "selfLink": { "type": "string" },
+            "resourceVersion": text("The state of all that the list is of; a watch from here on misses nothing."),
+            "continue": text("Asks for the next part of the list, if this is not the last one."),
+            "remainingItemCount": { "type": "integer", "format": "int64", "description": "How many are in the parts that follow, if it is known." },
+            "selfLink": text("No longer used."),
         },
     })
 }
