@@ -4,6 +4,7 @@ use crate::{
     access::review,
     registry::{Registry, ResourceDef},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -63,10 +64,14 @@ pub fn resources(registry: &Registry, group: &str, version: &str) -> Option<Valu
             "shortNames": def.short_names,
             "categories": def.categories,
         }));
-        for (name, verbs) in subresources(registry, def) {
-            resources.push(json!({
-                "name": format!("{}/{name}", def.plural), "singularName": "", "namespaced": def.namespaced, "kind": def.kind, "verbs": verbs,
-            }));
+        for Served { name, kind, verbs } in subresources(registry, def) {
+            let name = format!("{}/{name}", def.plural);
+            let mut entry = json!({ "name": name, "singularName": "", "namespaced": def.namespaced, "kind": kind.kind, "verbs": verbs });
+            if kind != Kind::of(def) {
+                entry["group"] = kind.group.into();
+                entry["version"] = kind.version.into();
+            }
+            resources.push(entry);
         }
     }
     api_version
@@ -94,10 +99,9 @@ pub fn aggregated(registry: &Registry, core: bool) -> Value {
 }
 
 fn aggregated_resource(registry: &Registry, def: &ResourceDef) -> Value {
-    let kind = json!({ "group": def.group, "version": def.version, "kind": def.kind });
+    let kind = Kind::of(def);
     let subresources: Vec<Value> = subresources(registry, def)
-        .into_iter()
-        .map(|(name, verbs)| json!({ "subresource": name, "responseKind": kind, "verbs": verbs }))
+        .map(|Served { name, kind, verbs }| json!({ "subresource": name, "responseKind": kind, "verbs": verbs }))
         .collect();
     json!({
         "resource": def.plural,
@@ -115,10 +119,34 @@ fn verbs(def: &ResourceDef) -> &'static [&'static str] {
     if review::is_review(def) { &["create"] } else { &VERBS }
 }
 
-fn subresources(registry: &Registry, def: &ResourceDef) -> Vec<(String, Vec<&'static str>)> {
-    let status = def.has_status.then(|| ("status".to_owned(), vec!["get", "patch", "update"]));
-    let own = registry.subresources(&def.group, &def.plural).map(|name| (name.to_owned(), vec!["get"]));
-    status.into_iter().chain(own).collect()
+/// A subresource, and what it answers with.
+struct Served<'a> {
+    name: &'a str,
+    kind: Kind<'a>,
+    verbs: &'static [&'static str],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize)]
+struct Kind<'a> {
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+}
+
+impl<'a> Kind<'a> {
+    const SCALE: Self = Self { group: "autoscaling", version: "v1", kind: "Scale" };
+
+    fn of(def: &'a ResourceDef) -> Self {
+        Self { group: &def.group, version: &def.version, kind: &def.kind }
+    }
+}
+
+fn subresources<'a>(registry: &'a Registry, def: &'a ResourceDef) -> impl Iterator<Item = Served<'a>> {
+    let verbs: &[_] = &["get", "patch", "update"];
+    let status = def.has_status.then(|| Served { name: "status", kind: Kind::of(def), verbs });
+    let scale = def.scale.is_some().then_some(Served { name: "scale", kind: Kind::SCALE, verbs });
+    let own = registry.subresources(&def.group, &def.plural).map(|name| Served { name, kind: Kind::of(def), verbs: &["get"] });
+    status.into_iter().chain(scale).chain(own)
 }
 
 /// The groups but the core one, with their versions.

@@ -6,7 +6,9 @@ use crate::{
     schema::{Schema, SchemaError},
     subresource::Subresource,
 };
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, CustomResourceDefinitionNames};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, CustomResourceDefinitionNames, CustomResourceSubresourceScale,
+};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,6 +46,31 @@ pub struct ResourceDef {
     pub selectable_fields: Vec<String>,
     /// Strategic merge patches are taken, as clients send them for the kinds that they know from Kubernetes.
     pub strategic_merge: bool,
+    /// Where the numbers are that `/scale` tells; none if it is not served.
+    pub scale: Option<Arc<ScalePaths>>,
+}
+
+/// Where an object says how many are wanted of what it stands for, and how many there are: names of fields, from the outside in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScalePaths {
+    /// How many are wanted.
+    pub spec_replicas: Vec<String>,
+    /// How many there are.
+    pub status_replicas: Vec<String>,
+    /// Which objects those are, as a label selector in text.
+    pub label_selector: Option<Vec<String>>,
+}
+
+impl ScalePaths {
+    fn new(told: &CustomResourceSubresourceScale) -> Self {
+        let path = |path: &str| path.trim_start_matches('.').split('.').map(str::to_owned).collect();
+        let selector = told.label_selector_path.as_deref().filter(|selector| !selector.is_empty());
+        Self {
+            spec_replicas: path(&told.spec_replicas_path),
+            status_replicas: path(&told.status_replicas_path),
+            label_selector: selector.map(path),
+        }
+    }
 }
 
 /// A printer column of a kind.
@@ -100,6 +127,7 @@ impl ResourceDef {
             schema: Arc::new(schema),
             selectable_fields: Vec::new(),
             strategic_merge: true,
+            scale: None,
         }
     }
 
@@ -221,6 +249,7 @@ fn definitions_of(crd: &CustomResourceDefinition, names: &CustomResourceDefiniti
             schema: Arc::new(schema),
             selectable_fields: version.selectable_fields.iter().flatten().map(|f| f.json_path.trim_start_matches('.').to_owned()).collect(),
             strategic_merge: false,
+            scale: version.subresources.as_ref().and_then(|s| s.scale.as_ref()).map(|scale| Arc::new(ScalePaths::new(scale))),
         });
     }
     Ok(defs)

@@ -319,6 +319,7 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, caller: &Caller
     match (target.subresource.as_str(), verb) {
         ("", _) => {}
         ("status", "get" | "update" | "patch") if target.def.has_status => {}
+        ("scale", "get" | "update" | "patch") if target.def.scale.is_some() => {}
         (subresource, "get") => {
             // It may go on for as long as a watch.
             let place = api.gate.watch(Some(identity))?;
@@ -334,6 +335,7 @@ async fn serve(api: &Arc<Api>, request: Request, target: Target, caller: &Caller
         api.storage.catch_up().await?;
     }
     let answer = match verb {
+        _ if target.subresource == "scale" => api.scale(&asked, verb, name, &request::body(body, &parts.headers).await?).await,
         "get" => api.get(&asked, name).await,
         "list" => api.list(&asked).await,
         "watch" => {

@@ -83,6 +83,7 @@ pub fn definition() -> ResourceDef {
         schema: Arc::new(schema),
         selectable_fields: vec!["spec.user".into()],
         strategic_merge: false,
+        scale: None,
     }
 }
 

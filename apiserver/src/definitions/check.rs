@@ -7,7 +7,9 @@ use crate::{
     schema::Schema,
 };
 use k8s_openapi::{
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition as Definition, CustomResourceDefinitionSpec},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+        CustomResourceDefinition as Definition, CustomResourceDefinitionSpec, CustomResourceDefinitionVersion as Version,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde::Deserialize;
@@ -170,13 +172,40 @@ fn versions(definition: &Definition, new: &Value, causes: &mut Vec<Cause>) {
             }
         }
         for (field, told) in version.selectable_fields.iter().flatten().enumerate() {
-            let simple = |path: &str| path.starts_with('.') && !path.contains(['[', ']', '*', '?', '\'', '"']);
-            if !simple(&told.json_path) {
+            if !is_simple(&told.json_path) {
                 let at = format!("{at}.selectableFields[{field}].jsonPath");
                 causes.push(invalid(at, &told.json_path, "must be a simple json path to a field, starting with ."));
             }
         }
+        scale(version, &format!("{at}.subresources.scale"), causes);
         schema(&new["spec"]["versions"][index]["schema"]["openAPIV3Schema"], &format!("{at}.schema.openAPIV3Schema"), causes);
+    }
+}
+
+/// Whether a path leads from field to field.
+fn is_simple(path: &str) -> bool {
+    path.starts_with('.') && !path.contains(['[', ']', '*', '?', '\'', '"', '\\', ' ']) && !path.split('.').skip(1).any(str::is_empty)
+}
+
+fn scale(version: &Version, at: &str, causes: &mut Vec<Cause>) {
+    let Some(scale) = version.subresources.as_ref().and_then(|subresources| subresources.scale.as_ref()) else { return };
+    let selector = scale.label_selector_path.as_deref().unwrap_or_default();
+    let paths: [(&str, &str, &[&str], &str); 3] = [
+        ("specReplicasPath", &scale.spec_replicas_path, &[".spec."], "should be a json path under .spec"),
+        ("statusReplicasPath", &scale.status_replicas_path, &[".status."], "should be a json path under .status"),
+        ("labelSelectorPath", selector, &[".spec.", ".status."], "should be a json path under either .spec or .status"),
+    ];
+    for (field, path, under, why) in paths {
+        let field_path = format!("{at}.{field}");
+        if path.is_empty() {
+            if field != "labelSelectorPath" {
+                causes.push(required(field_path, ""));
+            }
+        } else if !is_simple(path) {
+            causes.push(invalid(field_path, path, "must be a simple json path from field to field, starting with ."));
+        } else if !under.iter().any(|under| path.starts_with(under)) {
+            causes.push(invalid(field_path, path, why));
+        }
     }
 }
 

@@ -102,11 +102,7 @@ impl Api {
         if definitions::is_definition(&asked.target.def) {
             unknown.extend(definitions::prune(new));
         }
-        match asked.query.field_validation()? {
-            FieldValidation::Ignore => Ok(Vec::new()),
-            FieldValidation::Strict if !unknown.is_empty() => Err(strict_error(&asked.target.def, new, &unknown)),
-            _ => Ok(unknown),
-        }
+        tolerate(asked, new, unknown)
     }
 
     /// Metadata, schema and rules, of a new object or of one that takes the place of another.
@@ -158,6 +154,15 @@ impl Api {
             }
             Some(_) => Ok(()),
         }
+    }
+}
+
+/// Refuses unknown fields if that was asked for; says what to warn of.
+pub fn tolerate(asked: &Asked<'_>, new: &Value, unknown: Vec<UnknownField>) -> Result<Vec<UnknownField>, Status> {
+    match asked.query.field_validation()? {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Strict if !unknown.is_empty() => Err(strict_error(&asked.target.def, new, &unknown)),
+        _ => Ok(unknown),
     }
 }
 

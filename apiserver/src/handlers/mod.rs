@@ -3,6 +3,7 @@
 pub mod checks;
 pub mod delete;
 pub mod read;
+pub mod scale;
 pub mod watch;
 pub mod write;
 

@@ -33,7 +33,7 @@ const APPLIES: usize = 5;
 
 /// Who is recorded as the owner of what was changed.
 #[derive(Clone, Copy)]
-enum Mark {
+pub(super) enum Mark {
     /// The writer, of what differs.
     Update,
     /// It is recorded already, by apply.
@@ -225,7 +225,7 @@ impl Api {
     }
 
     /// Changes an object to what `make` makes of its present state, and keeps what a writer may not change.
-    async fn modify(
+    pub(super) async fn modify(
         &self,
         asked: &Asked<'_>,
         name: &str,
@@ -292,7 +292,7 @@ fn store_as(asked: &Asked<'_>, object: &mut Value) {
     }
 }
 
-fn with_warnings(mut response: Response<Body>, warnings: &[UnknownField]) -> Response<Body> {
+pub(super) fn with_warnings(mut response: Response<Body>, warnings: &[UnknownField]) -> Response<Body> {
     for field in warnings {
         let text = field.to_string().replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {

@@ -65,6 +65,7 @@ pub(super) fn kind() -> ResourceDef {
         schema: Arc::new(schema),
         selectable_fields: vec![],
         strategic_merge: false,
+        scale: None,
     }
 }
 
