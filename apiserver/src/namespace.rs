@@ -3,6 +3,7 @@
 
 use crate::{builtin::NAMESPACE_FINALIZER, handlers::checks::finalizers, registry::ResourceDef};
 use serde_json::{Map, Value, json};
+use std::ops::Deref;
 
 /// The label that lets a namespace be selected by its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -71,12 +72,12 @@ pub struct Remainder {
 
 impl Remainder {
     /// What is left among objects of a kind; none if nothing is.
-    pub fn of<'a>(def: &ResourceDef, objects: impl Iterator<Item = &'a Value>) -> Option<Self> {
+    pub fn of(def: &ResourceDef, objects: impl Iterator<Item = impl Deref<Target = Value>>) -> Option<Self> {
         let dot = if def.group.is_empty() { "" } else { "." };
         let mut left = Self { resource: format!("{}{dot}{}", def.plural, def.group), objects: 0, finalizers: Vec::new() };
         for object in objects {
             left.objects += 1;
-            for finalizer in finalizers(object) {
+            for finalizer in finalizers(&object) {
                 if !left.finalizers.iter().any(|known| known == finalizer) {
                     left.finalizers.push(finalizer.to_owned());
                 }

@@ -7,7 +7,19 @@ use basalt_store::{Entry, Revision};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use std::sync::OnceLock;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+};
+
+/// How many bytes of JSON are kept as values too, in all objects together: a value is several times as large as its JSON.
+const MOST_READ: usize = 32 << 20;
+
+/// The values that were read last, and how long their JSON is; the oldest are forgotten first.
+static READ: Mutex<(VecDeque<(Weak<Slot>, usize)>, usize)> = Mutex::new((VecDeque::new(), 0));
+
+/// What an object says, while that is kept.
+type Slot = RwLock<Option<Arc<Value>>>;
 
 /// One revision of an object.
 #[derive(Debug)]
@@ -16,7 +28,7 @@ pub struct Object {
     pub revision: Revision,
     /// It, encoded, with its resource version.
     pub json: Bytes,
-    value: OnceLock<Value>,
+    value: Arc<Slot>,
 }
 
 /// What is stored cannot be an object.
@@ -57,25 +69,28 @@ impl Object {
                 _ => metadata.insert("resourceVersion".into(), revision.to_string().into()),
             };
         }
-        Self { revision, json: value.to_string().into(), value: value.into() }
+        let object = Self { revision, json: value.to_string().into(), value: Arc::default() };
+        object.keep(value);
+        object
     }
 
     /// The same object with the resource version of another revision.
     pub fn at(&self, revision: Revision) -> Self {
-        Self::of(self.value().clone(), revision)
+        Self::of((*self.value()).clone(), revision)
     }
 
     fn with_version(before: &[u8], after: &[u8], revision: Revision) -> Self {
         let comma = if after.trim_ascii_start().starts_with(b"}") { "" } else { "," };
         let version = format!("\"resourceVersion\":\"{revision}\"{comma}");
         let json = [before, version.as_bytes(), after].concat().into();
-        Self { revision, json, value: OnceLock::new() }
+        Self { revision, json, value: Arc::default() }
     }
 
     /// It, with its resource version.
-    pub fn value(&self) -> &Value {
+    pub fn value(&self) -> Arc<Value> {
+        let kept = self.value.read().unwrap_or_else(PoisonError::into_inner).clone();
         // That they are JSON was seen when the object was made of them.
-        self.value.get_or_init(|| serde_json::from_slice(&self.json).unwrap_or_default())
+        kept.unwrap_or_else(|| self.keep(serde_json::from_slice(&self.json).unwrap_or_default()))
     }
 
     /// Whether a text is somewhere in the bytes.
@@ -86,8 +101,27 @@ impl Object {
     /// Gives what the bytes say to those who will ask, from one who knows.
     pub fn tell(&self, mut value: Value) {
         value["metadata"]["resourceVersion"] = self.revision.to_string().into();
-        // Somebody may have asked already.
-        let _ = self.value.set(value);
+        self.keep(value);
+    }
+
+    /// Keeps a value for those who ask next, for as long as it is among those that were read last.
+    fn keep(&self, value: Value) -> Arc<Value> {
+        let value = Arc::new(value);
+        let known = self.value.write().unwrap_or_else(PoisonError::into_inner).replace(value.clone());
+        if known.is_none() {
+            let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
+            read.0.push_back((Arc::downgrade(&self.value), self.json.len()));
+            read.1 += self.json.len();
+            while read.1 > MOST_READ
+                && let Some((slot, size)) = read.0.pop_front()
+            {
+                read.1 -= size;
+                if let Some(slot) = slot.upgrade() {
+                    slot.write().unwrap_or_else(PoisonError::into_inner).take();
+                }
+            }
+        }
+        value
     }
 }
 
@@ -126,7 +160,7 @@ mod tests {
         assert_eq!(serde_json::from_slice::<Value>(&object.json).unwrap(), expected);
         expected["metadata"]["resourceVersion"] = "12345".into();
         let later = object.at(12345);
-        assert_eq!((later.revision, later.value()), (12345, &expected));
+        assert_eq!((later.revision, &*later.value()), (12345, &expected));
     }
 
     #[test]
@@ -152,7 +186,7 @@ mod tests {
             let mut value = json!({ "kind": "A", "metadata": { "labels": names }, "spec": names });
             let object = stored(value.clone(), revision);
             value["metadata"]["resourceVersion"] = revision.to_string().into();
-            prop_assert_eq!(object.value(), &value);
+            prop_assert_eq!(&*object.value(), &value);
         }
     }
 }

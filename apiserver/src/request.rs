@@ -77,7 +77,7 @@ impl Target {
         if self.stored_as.is_none() || object.value()["apiVersion"] == wanted {
             return object.clone();
         }
-        let mut value = object.value().clone();
+        let mut value = (*object.value()).clone();
         value["apiVersion"] = wanted.into();
         Arc::new(Object::of(value, object.revision))
     }

@@ -102,7 +102,7 @@ impl Storage {
         };
         let mut fresh = false;
         for _ in 0..TRIES {
-            let outcome = change(live.value());
+            let outcome = change(&live.value());
             // What the store is not asked may be of a state that is no more: a refusal, that nothing is to be done, what is only tried.
             let asks = !dry_run && matches!(outcome, Ok(Outcome::Put(_) | Outcome::Delete));
             if !asks && !fresh {

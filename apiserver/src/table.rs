@@ -3,6 +3,7 @@
 use crate::{jsonpath::JsonPath, registry::ResourceDef};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::ops::Deref;
 
 /// How much of each object a row carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub struct Options {
 }
 
 /// A `meta.k8s.io/v1` Table of objects.
-pub fn render(def: &ResourceDef, objects: &[&Value], list_metadata: Value, options: Options, now: Timestamp) -> Value {
+pub fn render(def: &ResourceDef, objects: &[impl Deref<Target = Value>], list_metadata: Value, options: Options, now: Timestamp) -> Value {
     let is_event = def.group.is_empty() && def.kind == "Event";
     let paths: Vec<JsonPath> = def.columns.iter().map(|c| JsonPath::new(&c.json_path)).collect();
     let rows: Vec<Value> = objects
@@ -40,7 +41,7 @@ pub fn render(def: &ResourceDef, objects: &[&Value], list_metadata: Value, optio
             let mut row = json!({ "cells": cells });
             match options.include_object {
                 IncludeObject::Metadata => row["object"] = partial(object),
-                IncludeObject::Object => row["object"] = (*object).clone(),
+                IncludeObject::Object => row["object"] = Value::clone(object),
                 IncludeObject::None => {}
             }
             row

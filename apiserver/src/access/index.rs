@@ -115,7 +115,7 @@ fn rules(own: Option<Vec<k8s_openapi::api::rbac::v1::PolicyRule>>) -> Rules {
 }
 
 fn read<K: DeserializeOwned>(objects: &Objects) -> impl Iterator<Item = (&String, K)> {
-    objects.iter().filter_map(|(place, object)| match K::deserialize(object.value()) {
+    objects.iter().filter_map(|(place, object)| match K::deserialize(&*object.value()) {
         Ok(read) => Some((place, read)),
         Err(error) => {
             tracing::error!(object = place, "it gives no rights, for it cannot be read: {error}");

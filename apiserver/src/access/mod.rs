@@ -50,7 +50,7 @@ pub trait Authorizer: Send + Sync + 'static {
 }
 
 /// Gives an object as the cache has it, by group, plural name, namespace and name.
-pub type Look<'a> = dyn Fn(&str, &str, Option<&str>, &str) -> Option<Value> + 'a;
+pub type Look<'a> = dyn Fn(&str, &str, Option<&str>, &str) -> Option<Arc<Value>> + 'a;
 
 /// Decides who may do what.
 pub struct Access {
@@ -89,7 +89,7 @@ impl Access {
         }
         let Wanted::Resource(wanted) = wanted else { return false };
         let look = |group: &str, plural: &str, namespace: Option<&str>, name: &str| {
-            Some(self.cache.kind(group, plural)?.get(&keys::place(namespace, name))?.value().clone())
+            Some(self.cache.kind(group, plural)?.get(&keys::place(namespace, name))?.value())
         };
         self.further.iter().any(|authorizer| authorizer.concerns(identity) && authorizer.allows(identity, wanted, &look))
     }

@@ -122,7 +122,8 @@ impl Api {
         if found.is_none() && self.storage.catch_up().await.is_ok() {
             found = tokens.get(name);
         }
-        let spec = found.as_ref().map(|found| &found.value()["spec"]);
+        let found = found.map(|found| found.value());
+        let spec = found.as_ref().map(|found| &found["spec"]);
         let hash = spec.and_then(|spec| spec["tokenHash"].as_str()).unwrap_or_default();
         // That there is no such token takes as long as that there is one with another secret.
         if !same(&hex(&Sha256::digest(token)), hash) {

@@ -25,7 +25,7 @@ impl Api {
         let definition = self.storage.cache.kind(GROUP, PLURAL).and_then(|kind| kind.get(name));
         let gone = || Status::new(Reason::NotFound, "the server could not find the requested resource");
         let definition = definition.ok_or_else(gone)?;
-        if is_terminating(definition.value()) {
+        if is_terminating(&definition.value()) {
             let message = "create not allowed while custom resource definition is terminating";
             return Err(Status::new(Reason::MethodNotAllowed, message));
         }
@@ -37,8 +37,8 @@ impl Api {
         self.storage.catch_up().await?;
         let kind = self.storage.kind(def)?;
         let objects = kind.snapshot(0).objects;
-        let doomed = objects.iter().filter(|(_, object)| !is_terminating(object.value()));
-        let doomed: Vec<_> = doomed.map(|(place, object)| (place.clone(), Deletion::of(object.value()))).collect();
+        let doomed = objects.iter().filter(|(_, object)| !is_terminating(&object.value()));
+        let doomed: Vec<_> = doomed.map(|(place, object)| (place.clone(), Deletion::of(&object.value()))).collect();
         let mut deletions = futures::stream::iter(doomed)
             .map(|(place, deletion)| async move { self.remove(def, &place, &deletion).await })
             .buffer_unordered(AT_A_TIME);

@@ -110,9 +110,10 @@ impl Follower {
         let foreign = snapshot.objects.iter().filter(|(name, _)| !own.brings(name));
         let objects: Vec<(String, Arc<Object>)> = foreign.map(|(name, object)| (name.clone(), object.clone())).collect();
         self.read(&objects);
-        let seen = objects.iter().filter_map(|(name, object)| {
-            let known = &self.read.get(name)?.1;
-            Some((name.as_str(), Seen { object: object.value(), known }))
+        let values: Vec<_> = objects.iter().map(|(name, object)| (name, object.value())).collect();
+        let seen = values.iter().filter_map(|(name, object)| {
+            let known = &self.read.get(*name)?.1;
+            Some((name.as_str(), Seen { object, known }))
         });
         let verdicts = plan(&seen.collect(), &own, &self.api.now().to_string());
         let names: BTreeMap<&str, &Names> =
@@ -127,7 +128,7 @@ impl Follower {
     async fn pass(&mut self) -> Result<Emptying, Status> {
         let Decided { objects, verdicts } = self.take_in().await?;
         for (name, object) in &objects {
-            let object = object.value();
+            let object = &*object.value();
             if let Some(verdict) = verdicts.get(name).filter(|verdict| !is_done(object) && verdict.status != object["status"]) {
                 self.write_status(name, object, &verdict.status).await?;
             }
@@ -139,10 +140,10 @@ impl Follower {
     fn read(&mut self, objects: &[(String, Arc<Object>)]) {
         let mut read = HashMap::new();
         for (name, object) in objects {
-            let version = Version::of(object.value());
+            let version = Version::of(&object.value());
             let known = match self.read.remove(name) {
                 Some((known_version, known)) if known_version == version => known,
-                _ => check::read(object.value()),
+                _ => check::read(&object.value()),
             };
             read.insert(name.clone(), (version, known));
         }
@@ -221,7 +222,7 @@ impl Follower {
     /// Empties the kinds whose definitions are to go, and lets those go that are empty.
     async fn clean_up(&self, objects: &[(String, Arc<Object>)]) -> Result<Emptying, Status> {
         let mut emptying = SelectAll::new();
-        for (name, _) in objects.iter().filter(|(_, object)| waits(object.value())) {
+        for (name, _) in objects.iter().filter(|(_, object)| waits(&object.value())) {
             let served = self.served.get(name).and_then(|served| served.compiled.defs().next());
             let Some(def) = served else {
                 self.api.release_definition(name, true).await?;

@@ -41,8 +41,9 @@ impl Objects {
 
     /// Whether an object has owners of which none is left, or is in a namespace that is gone.
     pub fn is_garbage(&self, def: &ResourceDef, object: &Object, gone: &HashSet<String>) -> bool {
-        let owners = references(object.value());
-        let namespace = object.value()["metadata"]["namespace"].as_str().filter(|_| def.namespaced);
+        let value = object.value();
+        let owners = references(&value);
+        let namespace = value["metadata"]["namespace"].as_str().filter(|_| def.namespaced);
         let stranded = namespace.is_some_and(|name| {
             gone.contains(name) && self.api.storage.cache.kind("", "namespaces").is_some_and(|kind| kind.get(name).is_none())
         });
@@ -70,18 +71,19 @@ impl Objects {
     /// to wait for it.
     pub async fn delete_dependent(&self, id: &Id, owner: &str) -> Result<bool, Status> {
         let Some((def, object)) = self.find(id) else { return Ok(false) };
-        let namespace = object.value()["metadata"]["namespace"].as_str().filter(|_| def.namespaced);
-        let (of_owner, others): (Vec<_>, Vec<_>) = references(object.value()).iter().partition(|r| r["uid"].as_str() == Some(owner));
+        let value = object.value();
+        let namespace = value["metadata"]["namespace"].as_str().filter(|_| def.namespaced);
+        let (of_owner, others): (Vec<_>, Vec<_>) = references(&value).iter().partition(|r| r["uid"].as_str() == Some(owner));
         let solid = |reference: &&Value| match self.owner(reference, namespace) {
             None => true,
-            Some(found) => found.is_some_and(|other| !(is_terminating(other.value()) && finalizers(other.value()).contains(&FOREGROUND))),
+            Some(found) => found.is_some_and(|other| !(is_terminating(&other.value()) && finalizers(&other.value()).contains(&FOREGROUND))),
         };
         if others.iter().any(solid) {
             self.orphan(id, owner).await?;
             return Ok(false);
         }
-        if !is_terminating(object.value()) {
-            let deletion = Deletion { propagation: Some(Propagation::Foreground), ..Deletion::of(object.value()) };
+        if !is_terminating(&value) {
+            let deletion = Deletion { propagation: Some(Propagation::Foreground), ..Deletion::of(&value) };
             match self.api.remove(&def, &id.place, &deletion).await {
                 Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => return Ok(false),
                 other => drop(other?),
@@ -94,8 +96,9 @@ impl Objects {
 
     /// The first owner of an object whose owners are gone, or else its namespace.
     pub fn gone_owner(&self, object: &Object) -> Option<Trigger> {
-        let namespace = object.value()["metadata"]["namespace"].as_str();
-        let owner = references(object.value()).first().map(|reference| self.trigger(reference, namespace));
+        let value = object.value();
+        let namespace = value["metadata"]["namespace"].as_str();
+        let owner = references(&value).first().map(|reference| self.trigger(reference, namespace));
         owner.or_else(|| Some(Trigger { resource: "namespaces".into(), name: namespace?.to_owned(), ..Trigger::default() }))
     }
 
@@ -131,8 +134,9 @@ impl Objects {
     /// Takes the references to an owner out of an object.
     pub async fn orphan(&self, id: &Id, owner: &str) -> Result<(), Status> {
         let Some((def, object)) = self.find(id) else { return Ok(()) };
-        let namespace = object.value()["metadata"]["namespace"].as_str();
-        let left = references(object.value()).iter().find(|reference| reference["uid"].as_str() == Some(owner));
+        let value = object.value();
+        let namespace = value["metadata"]["namespace"].as_str();
+        let left = references(&value).iter().find(|reference| reference["uid"].as_str() == Some(owner));
         let changed = self.api.storage.change(&def, &id.place, false, |live| {
             let mut new = live.clone();
             if let Some(references) = new["metadata"]["ownerReferences"].as_array_mut() {
@@ -174,7 +178,7 @@ impl Objects {
         let registry = self.api.registry();
         let Some(def) = registry.get("", "v1", "namespaces") else { return Ok(()) };
         let found = self.api.storage.kind(def)?.get(name);
-        if found.as_ref().is_some_and(|namespace| !is_terminating(namespace.value())) {
+        if found.as_ref().is_some_and(|namespace| !is_terminating(&namespace.value())) {
             return Ok(());
         }
         let mut left = Vec::new();
@@ -182,8 +186,8 @@ impl Objects {
             let Some(kind) = self.api.storage.cache.kind(&def.group, &def.plural) else { continue };
             let objects = kind.snapshot(0).objects;
             let within = || objects.range(format!("{name}/")..format!("{name}0"));
-            for (place, object) in within().filter(|(_, object)| !is_terminating(object.value())) {
-                match self.api.remove(def, place, &Deletion::of(object.value())).await {
+            for (place, object) in within().filter(|(_, object)| !is_terminating(&object.value())) {
+                match self.api.remove(def, place, &Deletion::of(&object.value())).await {
                     Err(status) if matches!(status.reason, Reason::NotFound | Reason::Conflict) => {}
                     other => {
                         other?;

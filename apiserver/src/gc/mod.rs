@@ -121,7 +121,7 @@ impl Collector {
             let (snapshot, live) = kind.watch_from_now(0);
             collector.taken_in.insert(id, snapshot.events);
             for object in snapshot.objects.values() {
-                collector.note(&def, object.value());
+                collector.note(&def, &object.value());
             }
             collector.events.push(BroadcastStream::new(live).map(move |event| (def.clone(), event)).boxed());
         }
@@ -188,9 +188,9 @@ impl Collector {
         }
         let object = event.object.value();
         if !event.deleted {
-            return self.note(def, object);
+            return self.note(def, &object);
         }
-        let id = Id::of(def, object);
+        let id = Id::of(def, &object);
         let meta = &object["metadata"];
         let uid = meta["uid"].as_str().unwrap_or_default();
         self.waiting.remove(uid);
@@ -240,8 +240,9 @@ impl Collector {
 
     async fn try_settle(&mut self, id: &Id) -> Result<(), Unsettled> {
         let Some((def, object)) = self.objects.find(id) else { return Ok(()) };
-        let meta = &object.value()["metadata"];
-        if !is_terminating(object.value()) {
+        let value = object.value();
+        let meta = &value["metadata"];
+        if !is_terminating(&value) {
             // Only if it is so in the newest state too: what the cache has may lack an owner that it is about to get.
             if self.objects.is_garbage(&def, &object, &self.gone) {
                 self.catch_up().await?;
@@ -251,13 +252,13 @@ impl Collector {
                     .is_some_and(|(_, now)| now.revision == object.revision && self.objects.is_garbage(&def, &now, &self.gone))
                 {
                     tracing::info!(plural = id.plural, place = id.place, "deleted: neither its namespace nor any of its owners is left");
-                    self.objects.api.remove(&def, &id.place, &Deletion::of(object.value())).await?;
+                    self.objects.api.remove(&def, &id.place, &Deletion::of(&value)).await?;
                     self.objects.record("delete", &def, &id.place, self.objects.gone_owner(&object));
                 }
             }
             return Ok(());
         }
-        let held = finalizers(object.value());
+        let held = finalizers(&value);
         let uid = meta["uid"].as_str().unwrap_or_default();
         if held.contains(&ORPHAN) {
             self.catch_up().await?;

@@ -127,7 +127,7 @@ impl Api {
         let snapshot = self.storage.kind(def)?.snapshot(self.storage.catch_up().await?);
         for (place, object) in &snapshot.objects {
             let here = asked.target.namespace.as_ref().is_none_or(|ns| object.value()["metadata"]["namespace"].as_str() == Some(ns));
-            if here && selection.wants(object.value()) {
+            if here && selection.wants(&object.value()) {
                 match self.remove(def, place, &deletion).await {
                     Err(status) if status.reason == Reason::NotFound => {}
                     other => drop(other?),

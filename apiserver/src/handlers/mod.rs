@@ -109,7 +109,7 @@ pub fn object(asked: &Asked<'_>, code: StatusCode, object: &Arc<Object>) -> Resp
     let object = asked.target.in_version(object);
     match asked.form {
         Form::Objects => json(code, object.json.clone()),
-        Form::Metadata => json(code, table::partial(object.value()).to_string()),
+        Form::Metadata => json(code, table::partial(&object.value()).to_string()),
         Form::Table => {
             let metadata = serde_json::json!({ "resourceVersion": object.value()["metadata"]["resourceVersion"] });
             let options = table::Options { include_object: read::include_object(asked.query), no_headers: false };

@@ -111,7 +111,7 @@ impl Api {
         let mut page: Vec<(&String, Arc<Object>)> = Vec::new();
         let mut more = false;
         for (place, object) in snapshot.objects.range::<String, _>((start, end)) {
-            if !selection.everything() && !selection.wants(object.value()) {
+            if !selection.everything() && !selection.wants(&object.value()) {
                 continue;
             }
             if limit > 0 && page.len() == limit {
@@ -144,7 +144,7 @@ impl Api {
                     Body::from(body)
                 }
                 Form::Metadata => {
-                    let items: Vec<Value> = values().map(table::partial).collect();
+                    let items: Vec<Value> = values().map(|value| table::partial(&value)).collect();
                     let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items });
                     Body::from(list.to_string())
                 }

@@ -265,14 +265,14 @@ impl Watch {
             return true;
         }
         let here = self.target.namespace.as_ref().is_none_or(|ns| object.value()["metadata"]["namespace"].as_str() == Some(ns));
-        here && self.selection.wants(object.value())
+        here && self.selection.wants(&object.value())
     }
 
     fn line(&mut self, type_: &str, object: &Arc<Object>) {
         let object = self.target.in_version(object);
         let body = match self.form {
             Form::Objects => None,
-            Form::Metadata => Some(table::partial(object.value())),
+            Form::Metadata => Some(table::partial(&object.value())),
             Form::Table => {
                 let options = table::Options { include_object: self.include_object, no_headers: self.headers_sent };
                 let metadata = json!({ "resourceVersion": object.value()["metadata"]["resourceVersion"] });
