@@ -3,6 +3,7 @@
 
 mod common;
 
+use basalt_api::VirtualMachine;
 use basalt_controllers::{
     Context,
     observe::Metrics,
@@ -10,12 +11,13 @@ use basalt_controllers::{
 };
 use common::{start, within};
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt, client::Body};
 use prometheus_client::{encoding::text, registry::Registry};
 use serde_json::json;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
+use tower::service_fn;
 
 /// The samples whose name begins so.
 fn samples(text: &str, prefix: &str) -> BTreeMap<String, f64> {
@@ -97,6 +99,58 @@ async fn the_queue_of_a_controller_grows_while_it_is_busy_and_is_empty_when_it_h
     let mut told = String::new();
     text::encode(&mut told, &registry).unwrap();
     assert!(samples(&told, "basalt_controller_queue").is_empty(), "a controller that has ended has no queue: {told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_that_are_known_before_the_hosts_are_all_looked_at_when_those_are_known_too() {
+    const VMS: usize = 20;
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let admin = gateway.admin().await;
+    let vms: Api<VirtualMachine> = Api::default_namespaced(admin.clone());
+    for number in 0..VMS {
+        let vm =
+            json!({ "metadata": { "name": format!("v{number}") }, "spec": { "memory": "1Gi", "boot": { "kernel": { "image": "k" } } } });
+        vms.create(&Default::default(), &serde_json::from_value(vm).unwrap()).await.unwrap();
+    }
+    // The API, which answers for the VMs and keeps those who ask for hosts waiting.
+    let gate = Arc::new(Semaphore::new(0));
+    let (doors, api) = (gate.clone(), admin.clone());
+    let slow = service_fn(move |request: http::Request<Body>| {
+        let (doors, api) = (doors.clone(), api.clone());
+        async move {
+            if request.uri().path().ends_with("/hosts") {
+                drop(doors.acquire().await);
+            }
+            api.send(request).await
+        }
+    });
+    let (metrics, mut registry) = (Metrics::default(), Registry::default());
+    metrics.register(&mut registry);
+    let context = Context::new(Client::new(slow, "default"), Default::default(), metrics);
+    let shutdown = CancellationToken::new();
+    let working = tokio::spawn(basalt_controllers::vm::run(context, shutdown.clone()));
+    let told = |name: &str| {
+        let mut told = String::new();
+        text::encode(&mut told, &registry).unwrap();
+        samples(&told, name).values().sum::<f64>()
+    };
+    let known = async {
+        while told("basalt_controller_queue_depth{controller=\"vm\"}") + told("basalt_controller_reconciles_in_flight") < VMS as f64 {
+            tokio::task::yield_now().await;
+        }
+    };
+    // The controller may as well not ask for the VMs before the hosts are known.
+    let _ = tokio::time::timeout(Duration::from_millis(300), known).await;
+    gate.add_permits(1000);
+    within("all are looked at", async {
+        while told("basalt_controller_reconciles_total") < VMS as f64 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    shutdown.cancel();
+    within("the end", working).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -59,7 +59,7 @@ impl Api {
         if verb == "get" {
             let found = self.storage.get(def, &keys::place(asked.target.namespace.as_deref(), name)).await?;
             let found = found.ok_or_else(|| Status::not_found(&def.group, &def.plural, name))?;
-            if at(found.value(), &paths.spec_replicas).is_none() {
+            if at(&found.value(), &paths.spec_replicas).is_none() {
                 let what = format!("the spec replicas field \".{}\" does not exist", paths.spec_replicas.join("."));
                 return Err(Status::about(Reason::InternalError, &def.group, &def.plural, name, what));
             }
@@ -133,7 +133,7 @@ impl Api {
 
 /// The scale of an object.
 fn scale_of(paths: &ScalePaths, object: &Object) -> Arc<Object> {
-    Arc::new(Object::of(scaled(paths, object.value()), object.revision))
+    Arc::new(Object::of(scaled(paths, &object.value()), object.revision))
 }
 
 fn scaled(paths: &ScalePaths, object: &Value) -> Value {

@@ -44,8 +44,6 @@ enum Error {
     Write { action: &'static str, vm: String, source: Box<kube::Error> },
     #[error("cannot encode the status of VM {vm}: {source}")]
     Encode { vm: String, source: serde_json::Error },
-    #[error("the watch on hosts has ended")]
-    Hosts,
 }
 
 /// What the reconciles of all VMs share.
@@ -70,11 +68,17 @@ pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
     let work = Work::new("vm", &context, Api::<VirtualMachine>::all(context.client.clone())).at_once(CONCURRENCY);
     let vms = work.objects();
     let concerned = vms.clone();
+    let ready = hosts.clone();
     let state = Arc::new(Vms { context, hosts, vms, assumed: Mutex::new(HashMap::new()) });
-    let work =
-        work.watches(api, move |host: &Host| concerned_vms(&concerned, &host.name_any())).run(|vm| reconcile(vm, state.clone()), shutdown);
+    let work = work.watches(api, move |host: &Host| concerned_vms(&concerned, &host.name_any()));
+    let controller = async {
+        // Once, for all VMs: a store wakes only the last of those who wait for it.
+        if let Some(Ok(())) = shutdown.run_until_cancelled(ready.wait_until_ready()).await {
+            work.run(|vm| reconcile(vm, state.clone()), shutdown.clone()).await;
+        }
+    };
     tokio::select! {
-        () = work => {}
+        () = controller => {}
         // The mirror ends only with the controller: a watch goes on for ever.
         () = mirror => {}
     }
@@ -87,7 +91,6 @@ fn concerned_vms(vms: &Store<VirtualMachine>, host: &str) -> Vec<ObjectRef<Virtu
 }
 
 async fn reconcile(vm: Arc<VirtualMachine>, state: Arc<Vms>) -> Result<Next, Error> {
-    state.hosts.wait_until_ready().await.map_err(|_| Error::Hosts)?;
     let host = vm.status.as_ref().and_then(|s| s.host.as_deref()).map(|name| match state.hosts.get(&ObjectRef::new(name)) {
         None => PlacedHost::Gone,
         Some(host) if Candidate::new(&host).ready => PlacedHost::Ready,
