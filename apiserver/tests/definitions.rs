@@ -204,6 +204,24 @@ async fn tag(server: &Server, path: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rules_that_may_cost_too_much_are_refused_before_an_object_is_large_enough() {
+    let server = start().await;
+    let mut costly = widgets();
+    let parts = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/parts";
+    costly.pointer_mut(parts).unwrap()["x-kubernetes-validations"] =
+        json!([{ "rule": "self.all(a, self.exists_one(b, a.name == b.name))", "message": "no name is there twice" }]);
+    let refused = server.post(CRDS, &costly).await.refused(422, "Invalid");
+    let cause = &refused["details"]["causes"][0];
+    let at = "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[parts].x-kubernetes-validations[0].rule";
+    assert_eq!((cause["field"].as_str(), cause["reason"].as_str()), (Some(at), Some("FieldValueForbidden")));
+    assert!(cause["message"].as_str().unwrap().contains("exceeds budget by factor of"), "{cause}");
+    server.get(CRD).await.refused(404, "NotFound");
+    costly.pointer_mut(parts).unwrap()["maxItems"] = 10.into();
+    costly.pointer_mut(&format!("{parts}/items/properties/name")).unwrap()["maxLength"] = 63.into();
+    server.post(CRDS, &costly).await.ok(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_its_schema_holds_for_the_next_write() {
     let server = start().await;
     server.post(CRDS, &widgets()).await.ok(201);

@@ -38,7 +38,12 @@ pub fn check(new: &Value, old: Option<&Value>) -> Vec<Cause> {
     if let Some(old) = old {
         immutable(new, old, &mut causes);
     }
-    versions(&definition, new, &mut causes);
+    let mut costs = Vec::new();
+    versions(&definition, new, &mut costs, &mut causes);
+    // What was taken once may go on being changed.
+    if !costs.is_empty() && old.is_none_or(|old| !is_costly(old)) {
+        causes.extend(costs);
+    }
     causes
 }
 
@@ -127,7 +132,8 @@ fn immutable(new: &Value, old: &Value, causes: &mut Vec<Cause>) {
     }
 }
 
-fn versions(definition: &Definition, new: &Value, causes: &mut Vec<Cause>) {
+/// What is wrong with the versions, and apart from that which of their rules cost too much.
+fn versions(definition: &Definition, new: &Value, costs: &mut Vec<Cause>, causes: &mut Vec<Cause>) {
     let spec = &definition.spec;
     if spec.preserve_unknown_fields == Some(true) {
         causes.push(invalid("spec.preserveUnknownFields", true, "must be false"));
@@ -178,8 +184,18 @@ fn versions(definition: &Definition, new: &Value, causes: &mut Vec<Cause>) {
             }
         }
         scale(version, &format!("{at}.subresources.scale"), causes);
-        schema(&new["spec"]["versions"][index]["schema"]["openAPIV3Schema"], &format!("{at}.schema.openAPIV3Schema"), causes);
+        let (told, at) = (&new["spec"]["versions"][index]["schema"]["openAPIV3Schema"], format!("{at}.schema.openAPIV3Schema"));
+        if let Some(schema) = schema(told, &at, causes) {
+            costs.extend(schema.check_costs(&at));
+        }
     }
+}
+
+/// Whether the rules of a definition may cost too much.
+fn is_costly(definition: &Value) -> bool {
+    let versions = definition["spec"]["versions"].as_array().into_iter().flatten();
+    let mut schemas = versions.filter_map(|version| Schema::compile(&version["schema"]["openAPIV3Schema"]).ok());
+    schemas.any(|schema| !schema.check_costs("").is_empty())
 }
 
 /// Whether a path leads from field to field.
@@ -209,21 +225,25 @@ fn scale(version: &Version, at: &str, causes: &mut Vec<Cause>) {
     }
 }
 
-fn schema(schema: &Value, at: &str, causes: &mut Vec<Cause>) {
+fn schema(schema: &Value, at: &str, causes: &mut Vec<Cause>) -> Option<Schema> {
     if schema.is_null() {
         causes.push(required(at, "schemas are required"));
-        return;
+        return None;
     }
     let wrong = structural::check(schema, at);
     if !wrong.is_empty() {
         causes.extend(wrong);
-        return;
+        return None;
     }
     match Schema::compile(schema) {
         Ok(schema) => {
-            causes.extend(schema.check_defaults().into_iter().map(|wrong| Cause { field: format!("{at}.{}", wrong.field), ..wrong }))
+            causes.extend(schema.check_defaults().into_iter().map(|wrong| Cause { field: format!("{at}.{}", wrong.field), ..wrong }));
+            Some(schema)
         }
-        Err(error) => causes.push(cause(CauseReason::FieldValueInvalid, at, format!("Invalid value: {error}"))),
+        Err(error) => {
+            causes.push(cause(CauseReason::FieldValueInvalid, at, format!("Invalid value: {error}")));
+            None
+        }
     }
 }
 
@@ -247,4 +267,78 @@ fn stored_versions(new: &Value, causes: &mut Vec<Cause>) {
 /// Whether a text is a DNS-1035 label.
 fn is_label(text: &str) -> bool {
     metadata::label(text).is_none() && text.starts_with(|first: char| first.is_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWICE: &str = "self.all(a, self.exists_one(b, a == b))";
+
+    fn definition(list: Value) -> Value {
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": { "name": "as.x.dev" },
+            "spec": {
+                "group": "x.dev", "scope": "Cluster",
+                "names": { "plural": "as", "singular": "a", "kind": "A", "listKind": "AList" },
+                "versions": [{ "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": {
+                    "type": "object", "properties": { "spec": { "type": "object", "properties": { "list": list } } },
+                } } }],
+            },
+            "status": { "storedVersions": ["v1"] },
+        })
+    }
+
+    fn rule(mut schema: Value, rule: &str) -> Value {
+        schema["x-kubernetes-validations"] = json!([{ "rule": "true" }, { "rule": rule }]);
+        schema
+    }
+
+    fn told(list: Value, old: Option<&Value>) -> Vec<String> {
+        check(&definition(list), old).into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    #[test]
+    fn a_rule_that_may_cost_too_much_is_refused_by_its_place() {
+        let list = json!({ "type": "array", "items": { "type": "string", "maxLength": 20 } });
+        let refused = told(rule(list.clone(), TWICE), None);
+        let at = "spec.versions[0].schema.openAPIV3Schema.properties[spec].properties[list].x-kubernetes-validations[1].rule";
+        let budget =
+            "Forbidden: estimated rule cost exceeds budget by factor of more than 100x (try simplifying the rule, or adding maxItems";
+        assert!(refused[0].starts_with(&format!("{at}: {budget}")), "{refused:?}");
+        assert!(refused[1].contains("estimated rule cost total for entire OpenAPIv3 schema exceeds budget"), "{refused:?}");
+        let mut bounded = list;
+        bounded["maxItems"] = 100.into();
+        assert_eq!(told(rule(bounded, TWICE), None), [""; 0]);
+    }
+
+    #[test]
+    fn a_rule_costs_as_often_as_there_may_be_its_value() {
+        // 630,000 for a text that may be as long as the request; no request has 100 of those, but nothing says so.
+        let long = rule(json!({ "type": "string" }), "self.contains('abcdefghijk')");
+        assert_eq!(told(long.clone(), None), [""; 0]);
+        let many = told(json!({ "type": "array", "maxItems": 100, "items": long }), None);
+        assert!(many[0].contains("properties[list].items.x-kubernetes-validations[1].rule: Forbidden: estimated rule cost"), "{many:?}");
+        assert!(many[0].contains("by factor of 6.3x"), "{many:?}");
+        let short = rule(json!({ "type": "string", "maxLength": 100 }), "self.contains('abcdefghijk')");
+        assert_eq!(told(json!({ "type": "array", "maxItems": 100, "items": short }), None), [""; 0]);
+    }
+
+    #[test]
+    fn a_definition_that_was_taken_may_be_changed_though_it_is_costly() {
+        let list = rule(json!({ "type": "array", "items": { "type": "string" } }), TWICE);
+        let old = definition(list.clone());
+        let mut changed = list;
+        changed["description"] = "Some.".into();
+        assert_eq!(told(changed.clone(), Some(&old)), [""; 0]);
+        let cheap = definition(json!({ "type": "array", "items": { "type": "string" } }));
+        assert_eq!(told(changed, Some(&cheap)).len(), 2);
+    }
+
+    #[test]
+    fn the_rules_of_the_programs_own_kinds_are_taken_by_a_kubernetes() {
+        for crd in basalt_api::crds() {
+            assert!(!is_costly(&json!(crd)), "{:?}", crd.metadata.name);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! own words, because people and programs know them.
 
 mod cel;
+mod costs;
 mod defaults;
 mod prune;
 mod rules;
@@ -98,6 +99,11 @@ impl Schema {
     /// What is wrong with the defaults themselves.
     pub fn check_defaults(&self) -> Vec<Cause> {
         defaults::check(&self.root, "")
+    }
+
+    /// The rules that may cost too much, by their place in the schema, which is at `path` itself.
+    pub fn check_costs(&self, path: &str) -> Vec<Cause> {
+        costs::check(&self.root, path)
     }
 
     /// Takes out what the schema does not know, and nulls where none are allowed; tells the unknown. Comes before the defaults.

@@ -129,6 +129,11 @@ impl Rule {
         Ok(Self { text: source.trim().to_owned(), program, message, message_program, reason, field_path, optional_old })
     }
 
+    /// What it may cost to evaluate it once, and to make its message.
+    pub(super) fn costs(&self) -> (u64, u64) {
+        (self.program.cost(), self.message_program.as_ref().map_or(0, Program::cost))
+    }
+
     /// What to say when the rule does not hold.
     fn failed<'a>(&self, new: &Val<'a>, old: &Val<'a>, meter: &mut Meter) -> String {
         if let Some(program) = &self.message_program {

@@ -6,6 +6,7 @@
 //! `docs/decisions/` says more.
 
 mod compile;
+mod cost;
 mod eval;
 mod functions;
 mod operators;
@@ -15,6 +16,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use cost::times;
 pub use value::Val;
 
 use crate::schema::Node;
@@ -36,6 +38,7 @@ const PARSER_STACK: usize = 64 << 20;
 pub struct Program {
     expr: Expr,
     uses_old: bool,
+    cost: u64,
 }
 
 /// What an expression must give.
@@ -130,7 +133,13 @@ impl Program {
             }
         });
         let (expr, uses_old) = compiled?;
-        Ok(Self { expr, uses_old })
+        let cost = cost::estimate(&expr, scope);
+        Ok(Self { expr, uses_old, cost })
+    }
+
+    /// What an evaluation costs at the most, as Kubernetes reckons it.
+    pub fn cost(&self) -> u64 {
+        self.cost
     }
 
     /// It compares with the value that was there.
