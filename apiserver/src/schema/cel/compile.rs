@@ -41,7 +41,7 @@ type Compiled<'n> = Result<(Expr, Shape<'n>), String>;
 
 const BOOL: Shape<'static> = Shape::Of(Kind::Bool);
 
-const TYPES: [&str; 17] = [
+const TYPES: [&str; 18] = [
     "bool",
     "int",
     "uint",
@@ -56,6 +56,7 @@ const TYPES: [&str; 17] = [
     "google.protobuf.Duration",
     "google.protobuf.Timestamp",
     "kubernetes.Quantity",
+    "kubernetes.Semver",
     "kubernetes.URL",
     "net.IP",
     "net.CIDR",

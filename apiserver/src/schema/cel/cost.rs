@@ -227,7 +227,7 @@ fn call<'n>(name: &str, args: &[Known<'n>]) -> (u64, Known<'n>) {
         "startsWith" | "endsWith" => (first.map_or(1, Known::read), Known::NOTHING),
         "lowerAscii" | "upperAscii" | "trim" | "substring" | "replace" => (this.read(), Known::sized(this.size)),
         "split" => (this.read(), Known { shape: Shape::Any, size: this.size, item: Some(Box::new(Known::sized(this.size))) }),
-        "find" | "findAll" | "url" | "isURL" | "quantity" | "isQuantity" | "ip" | "isIP" | "cidr" | "isCIDR" => {
+        "find" | "findAll" | "url" | "isURL" | "quantity" | "isQuantity" | "semver" | "isSemver" | "ip" | "isIP" | "cidr" | "isCIDR" => {
             (this.read(), Known::NOTHING)
         }
         "isSorted" | "sum" | "min" | "max" => (this.walk(), Known::NOTHING),

@@ -67,6 +67,11 @@ fn what_expressions_come_to() {
         "quantity('1Gi').isGreaterThan(quantity('1G')) && quantity('500m').isLessThan(quantity('1')) && quantity('1Ki') == quantity('1024')",
         "isQuantity('1.5Gi') && !isQuantity('1.5GB') && !isQuantity('') && quantity('1.5Gi').asInteger() == 1610612736 && quantity('100m').asApproximateFloat() == 0.1",
         "quantity('1').add(quantity('500m')) == quantity('1500m') && quantity('1').sub(2).sign() == -1 && quantity('2e3').compareTo(quantity('2k')) == 0 && !quantity('1m').isInteger()",
+        // Versions.
+        "semver('1.2.3').isLessThan(semver('1.10.0')) && semver('1.0.0').isGreaterThan(semver('1.0.0-rc.1')) && semver('1.0.0+a') == semver('1.0.0+b')",
+        "semver('1.2.3').compareTo(semver('1.2.3')) == 0 && semver('4.5.6-x').major() == 4 && semver('4.5.6').minor() == 5 && semver('4.5.6').patch() == 6",
+        "isSemver('1.0.0') && !isSemver('v1.0') && !isSemver('01.0.0') && isSemver('v1.0', true) && isSemver('01.00.0-x', true) && !isSemver('1.0-x', true) && !isSemver('', true)",
+        "semver('v01.2', true) == semver('1.2.0') && type(semver('1.0.0')) == kubernetes.Semver",
         // Times.
         "duration('1h30m') == duration('90m') && duration('1.5s') > duration('1499ms') && duration('90m').getMinutes() == 90 && string(duration('1500ms')) == '1.5s'",
         "timestamp('2026-01-02T03:04:05Z').getHours() == 3 && timestamp('2026-01-02T03:04:05Z').getHours('+02:00') == 5 && timestamp('2026-01-02T03:04:05Z').getMonth() == 0",
@@ -121,6 +126,8 @@ fn what_cannot_be_evaluated_says_why() {
         ("'%d'.format([]) == ''", "more places in the format than values"),
         ("timestamp('9999-12-30T00:00:00Z') + duration('2000000h') > timestamp(0)", "timestamp overflow"),
         ("quantity('x') == quantity('1')", "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        ("semver('1.0') == semver('1.0.0')", "it is no semantic version"),
+        ("semver('1.0.0').isLessThan(quantity('1'))", "no such overload: isLessThan(kubernetes.Semver, kubernetes.Quantity)"),
         ("optional.none().value() == 1", "optional.none() dereference"),
         ("{'a': 1, 'a': 2}.size() == 1", "Failed with repeated key"),
         ("self.list.all(x, x)", "no such overload: _&&_(int)"),
@@ -271,7 +278,7 @@ proptest! {
     #[test]
     fn no_quantity_duration_address_or_url_makes_a_function_panic(text in "[-+0-9a-zA-Z.:/%?=&@µ\\[\\]]{0,24}") {
         for call in ["isQuantity(X)", "quantity(X).add(quantity(X)).sub(1).isInteger()", "duration(X) + duration(X) > duration('1s')", "timestamp(X) > timestamp(0)",
-            "isIP(X)", "isCIDR(X)", "cidr(X).containsIP(X)", "url(X).getQuery().size() == 0", "timestamp(0).getHours(X) == 0", "X.matches(X)"] {
+            "isIP(X)", "isCIDR(X)", "cidr(X).containsIP(X)", "url(X).getQuery().size() == 0", "timestamp(0).getHours(X) == 0", "X.matches(X)", "semver(X, true).major() == semver(X).minor()"] {
             run(&call.replace('X', &format!("'{text}'"))).ok();
         }
     }

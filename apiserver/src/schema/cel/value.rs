@@ -3,9 +3,10 @@
 
 use super::{
     Failure, Meter, Outcome,
-    functions::{named::Format, net::Cidr, quantity::Quantity, time, url::Url},
+    functions::{named::Format, net::Cidr, quantity::Quantity, semver, time, url::Url},
 };
 use crate::schema::{ListType, Node};
+use ::semver::Version;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -31,6 +32,7 @@ pub enum Val<'a> {
     Duration(i64),
     Time(jiff::Timestamp),
     Quantity(Quantity),
+    Semver(Arc<Version>),
     Url(Arc<Url>),
     Ip(IpAddr),
     Cidr(Cidr),
@@ -205,6 +207,7 @@ impl<'a> Val<'a> {
             Self::Duration(_) => "google.protobuf.Duration",
             Self::Time(_) => "google.protobuf.Timestamp",
             Self::Quantity(_) => "kubernetes.Quantity",
+            Self::Semver(_) => "kubernetes.Semver",
             Self::Url(_) => "kubernetes.URL",
             Self::Ip(_) => "net.IP",
             Self::Cidr(_) => "net.CIDR",
@@ -300,6 +303,7 @@ pub fn equal(a: &Val<'_>, b: &Val<'_>, meter: &mut Meter) -> Result<bool, Failur
             (Some(a), Some(b)) => equal(a, b, meter),
             (a, b) => Ok(a.is_none() && b.is_none()),
         },
+        (Val::Semver(a), Val::Semver(b)) => Ok(semver::order(a, b).is_eq()),
         (Val::Url(a), Val::Url(b)) => Ok(a == b),
         (Val::Ip(a), Val::Ip(b)) => Ok(a == b),
         (Val::Cidr(a), Val::Cidr(b)) => Ok(a == b),

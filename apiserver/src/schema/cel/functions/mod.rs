@@ -7,6 +7,7 @@ pub mod named;
 pub mod net;
 mod optional;
 pub mod quantity;
+pub mod semver;
 mod strings;
 pub mod time;
 pub mod url;
@@ -42,13 +43,14 @@ const fn global(name: &'static str, takes: std::ops::RangeInclusive<usize>, body
     Function { name, member: false, takes, body }
 }
 
-static FUNCTIONS: [&[Function]; 9] = [
+static FUNCTIONS: [&[Function]; 10] = [
     convert::FUNCTIONS,
     lists::FUNCTIONS,
     named::FUNCTIONS,
     net::FUNCTIONS,
     optional::FUNCTIONS,
     quantity::FUNCTIONS,
+    semver::FUNCTIONS,
     strings::FUNCTIONS,
     time::FUNCTIONS,
     url::FUNCTIONS,

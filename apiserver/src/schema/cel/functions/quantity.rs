@@ -1,6 +1,6 @@
 //! Quantities, as Kubernetes writes them: `100m`, `1.5Gi`, `2e3`.
 
-use super::{Function, global, member};
+use super::{Function, global, member, semver};
 use crate::schema::cel::{Failure, Val};
 use std::cmp::Ordering;
 
@@ -113,6 +113,8 @@ fn combine<'a>(args: &[Val<'a>], make: fn(i128, i128) -> i128) -> Made<'a> {
 fn order<'a>(args: &[Val<'a>], answer: fn(Ordering) -> Val<'a>) -> Made<'a> {
     match args {
         [Val::Quantity(a), Val::Quantity(b)] => Ok(Some(answer(a.cmp(b)))),
+        // They are compared by the same names.
+        [Val::Semver(a), Val::Semver(b)] => Ok(Some(answer(semver::order(a, b)))),
         _ => Ok(None),
     }
 }
