@@ -4,7 +4,7 @@
 
 use crate::{
     access::review,
-    audit::{Event, Level},
+    audit::{Event, Level, Somebody},
     error::{Reason, Status},
     handlers::Api,
     identity::Identity,
@@ -46,6 +46,7 @@ pub struct Passage {
     source: Option<SocketAddr>,
     in_process: Option<InProcess>,
     identity: Option<Identity>,
+    acting_as: Option<Identity>,
     verb: &'static str,
     target: Option<Target>,
     code: u16,
@@ -81,6 +82,7 @@ impl Passage {
             source: request.extensions().get().copied(),
             in_process,
             identity: None,
+            acting_as: None,
             verb,
             target: None,
             code: GONE_AWAY,
@@ -106,6 +108,11 @@ impl Passage {
     /// It is known who asks.
     pub fn asked_by(&mut self, identity: Option<&Identity>) {
         self.identity = identity.cloned();
+    }
+
+    /// Who asks would act as somebody else.
+    pub fn acts_as(&mut self, other: &Identity) {
+        self.acting_as = Some(other.clone());
     }
 
     /// It is a request for a kind.
@@ -198,6 +205,7 @@ impl Passage {
             id: std::mem::take(&mut self.id),
             user: identity.user,
             groups: identity.groups,
+            impersonated: self.acting_as.take().map(|other| Somebody { user: other.user, groups: other.groups }),
             verb: self.verb.to_owned(),
             dry_run: self.dry_run,
             source: self.source.map(|source| source.to_string()).unwrap_or_default(),

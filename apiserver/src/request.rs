@@ -98,17 +98,22 @@ impl Target {
 
 fn percent_decode(segment: &str) -> Result<String, Status> {
     let wrong = || Status::new(Reason::BadRequest, format!("the path segment {segment:?} is not valid"));
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
+    percent_decoded(segment).filter(|text| !text.contains('/') && text != ".." && text != ".").ok_or_else(wrong)
+}
+
+/// A text whose `%41` are letters again; none if it is not formed so.
+pub fn percent_decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
         if byte != b'%' {
             bytes.push(byte);
             continue;
         }
         let digit = |byte: Option<u8>| byte.and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
-        bytes.push(digit(rest.next()).zip(digit(rest.next())).map(|(high, low)| high << 4 | low).ok_or_else(wrong)?);
+        bytes.push(digit(rest.next()).zip(digit(rest.next())).map(|(high, low)| high << 4 | low)?);
     }
-    String::from_utf8(bytes).ok().filter(|text| !text.contains('/') && text != ".." && text != ".").ok_or_else(wrong)
+    String::from_utf8(bytes).ok()
 }
 
 /// The query of a request.

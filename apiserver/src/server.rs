@@ -4,7 +4,7 @@ use crate::{
     access::{
         self, Access, Authorizer,
         bootstrap::BuiltinRole,
-        review,
+        impersonation, review,
         standing::{Caller, Standing},
     },
     apply::Manager,
@@ -212,7 +212,17 @@ async fn answer(api: &Arc<Api>, request: Request, passage: &mut Passage) -> Resu
         let what = "Unauthorized: neither a client certificate of this control plane's CA nor a bearer token was given";
         return Err(Status::new(Reason::Unauthorized, what));
     };
-    let caller = Caller { identity: identity.known(), pass };
+    let own = identity.known();
+    let caller = match impersonation::wanted(request.headers())? {
+        None => Caller { identity: own, impersonator: None, pass },
+        Some(other) => {
+            passage.acts_as(&other);
+            for need in impersonation::needs(&other) {
+                api.authorize(&own, &Wanted::Resource(need)).await?;
+            }
+            Caller { identity: impersonation::taken_on(other.clone()), impersonator: Some((own, other)), pass }
+        }
+    };
     let identity = &caller.identity;
     let verb = request.method().as_str().to_ascii_lowercase();
     let reading = Wanted::Path { verb: &verb, path: &path };

@@ -25,7 +25,7 @@ pub fn in_process(router: Router, identity: Identity, fence: Option<Fence>) -> k
 
 /// Who a part of the gateway is.
 pub fn part(name: &str) -> Identity {
-    Identity { user: format!("system:basalt:{name}"), groups: vec!["system:masters".into()] }
+    Identity::new(format!("system:basalt:{name}"), ["system:masters"])
 }
 
 fn trigger(cause: Cause) -> Trigger {

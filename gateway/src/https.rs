@@ -178,13 +178,13 @@ where
 fn identity(certificate: &CertificateDer<'_>) -> Option<Identity> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let user = certificate.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-    let groups = certificate.subject().iter_organization().filter_map(|o| o.as_str().ok().map(str::to_owned)).collect();
-    Some(Identity { user, groups })
+    let groups = certificate.subject().iter_organization().filter_map(|o| o.as_str().ok());
+    Some(Identity::new(user, groups))
 }
 
 /// The host that somebody is, if it is a host.
 pub fn host(identity: &Identity) -> Option<&str> {
-    let is_host = identity.groups.iter().any(|group| group == HOSTS_GROUP) && is_dns_label(&identity.user);
+    let is_host = identity.is_in(HOSTS_GROUP) && is_dns_label(&identity.user);
     is_host.then_some(identity.user.as_str())
 }
 
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn only_a_member_of_the_hosts_group_is_a_host() {
-        let identity = |user: &str, group: &str| Identity { user: user.into(), groups: vec![group.into()] };
+        let identity = |user: &str, group: &str| Identity::new(user, [group]);
         assert_eq!(host(&identity("h1", HOSTS_GROUP)), Some("h1"));
         assert_eq!(host(&identity("h1", "system:masters")), None);
         assert_eq!(host(&identity("H1/x", HOSTS_GROUP)), None);

@@ -19,7 +19,7 @@ impl Api {
             // Whom it stands for does not change.
             return if live.is_none() { self.check_token(asked, new) } else { Ok(()) };
         }
-        if def.group != GROUP || identity.groups.iter().any(|group| group == MASTERS) || live.is_some_and(|live| same_grant(live, new)) {
+        if def.group != GROUP || identity.is_in(MASTERS) || live.is_some_and(|live| same_grant(live, new)) {
             return Ok(());
         }
         let index = self.access.index();

@@ -6,6 +6,7 @@
 
 pub mod bootstrap;
 pub mod escalation;
+pub mod impersonation;
 mod index;
 pub mod kinds;
 pub mod review;
@@ -84,7 +85,7 @@ impl Access {
 
     /// Whether somebody may, as far as the cache knows.
     pub fn allows(&self, identity: &Identity, wanted: &Wanted<'_>) -> bool {
-        if identity.groups.iter().any(|group| group == MASTERS) || self.index().allows(&identity.user, &identity.groups, wanted) {
+        if identity.is_in(MASTERS) || self.index().allows(&identity.user, &identity.groups, wanted) {
             return true;
         }
         let Wanted::Resource(wanted) = wanted else { return false };

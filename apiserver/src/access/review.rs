@@ -51,7 +51,7 @@ impl Api {
             return Err(Status::invalid(&def.group, &def.kind, "", causes));
         }
         let status = match def.kind.as_str() {
-            "SelfSubjectReview" => json!({ "userInfo": { "username": asked.identity.user, "groups": asked.identity.groups } }),
+            "SelfSubjectReview" => json!({ "userInfo": user_info(asked.identity) }),
             "SelfSubjectRulesReview" => self.rules_of(asked.identity, text(&review["spec"], "namespace"))?,
             kind => {
                 let other = (kind == "SubjectAccessReview").then(|| subject(&review["spec"])).transpose()?;
@@ -87,6 +87,18 @@ fn text<'a>(of: &'a Value, field: &str) -> &'a str {
     of[field].as_str().unwrap_or_default()
 }
 
+/// Who somebody is, as in a review.
+fn user_info(identity: &Identity) -> Value {
+    let mut info = json!({ "username": identity.user, "groups": identity.groups });
+    if !identity.uid.is_empty() {
+        info["uid"] = identity.uid.as_str().into();
+    }
+    if !identity.extra.is_empty() {
+        info["extra"] = json!(identity.extra);
+    }
+    info
+}
+
 fn wanted(spec: &Value) -> Option<Wanted<'_>> {
     let given = |field: &str| spec.get(field).filter(|value| value.is_object());
     match (given("resourceAttributes"), given("nonResourceAttributes")) {
@@ -104,13 +116,13 @@ fn wanted(spec: &Value) -> Option<Wanted<'_>> {
 }
 
 fn subject(spec: &Value) -> Result<Identity, Status> {
-    let user = text(spec, "user").to_owned();
-    let groups: Vec<String> = spec["groups"].as_array().into_iter().flatten().filter_map(|g| g.as_str().map(str::to_owned)).collect();
+    let user = text(spec, "user");
+    let groups: Vec<&str> = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if user.is_empty() && groups.is_empty() {
         let what = "SubjectAccessReview.authorization.k8s.io \"\" is invalid: spec.user: Invalid value: \"\": at least one of user or group must be specified";
         return Err(Status::new(Reason::Invalid, what));
     }
-    Ok(Identity { user, groups })
+    Ok(Identity::new(user, groups))
 }
 
 fn invalid(def: &ResourceDef, field: &str, message: &str) -> Status {

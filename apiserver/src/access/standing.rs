@@ -3,7 +3,7 @@
 //! Nothing is sent that was found after the right had ended: rights are counted with the events that change them, in the order
 //! of all events, and are looked at again before anything is sent if that count has gone on.
 
-use super::token::Pass;
+use super::{impersonation, token::Pass};
 use crate::{
     handlers::Api,
     identity::{Identity, MASTERS, Wanted},
@@ -24,9 +24,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Who asks, and what proves it.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// Who asks.
+    /// Who asks, or whom they act as.
     pub identity: Identity,
-    /// The token that says so; none if a certificate does, which is as good as the connection.
+    /// Who asks as somebody else, and what they have said of whom.
+    pub impersonator: Option<(Identity, Identity)>,
+    /// The token that says who asks; none if a certificate does, which is as good as the connection.
     pub pass: Option<Pass>,
 }
 
@@ -50,7 +52,8 @@ impl Standing {
 
     /// An answer that ends when the right does.
     pub fn keep(self, answer: Response<Body>) -> Response<Body> {
-        if self.caller.pass.is_none() && self.caller.identity.groups.iter().any(|group| group == MASTERS) {
+        let Caller { identity, impersonator, pass } = &self.caller;
+        if pass.is_none() && impersonator.is_none() && identity.is_in(MASTERS) {
             // Nobody can take this right.
             return answer;
         }
@@ -64,8 +67,13 @@ impl Standing {
     }
 
     fn holds(&self) -> bool {
-        let good = self.caller.pass.as_ref().is_none_or(|pass| self.api.is_good(pass));
-        good && self.api.access.allows(&self.caller.identity, &Wanted::Resource(self.target.attributes(self.verb, &self.query)))
+        let Caller { identity, impersonator, pass } = &self.caller;
+        let access = &self.api.access;
+        pass.as_ref().is_none_or(|pass| self.api.is_good(pass))
+            && impersonator
+                .as_ref()
+                .is_none_or(|(own, other)| impersonation::needs(other).into_iter().all(|need| access.allows(own, &Wanted::Resource(need))))
+            && access.allows(identity, &Wanted::Resource(self.target.attributes(self.verb, &self.query)))
     }
 
     /// Waits until the token may have expired.

@@ -3,10 +3,11 @@
 //! A token reads `basalt_<name of the AccessToken>_<256 random bits in hexadecimal>`. Whoever makes one keeps the secret and sends
 //! only its hash, so that no log and no backup has it. To revoke a token is to delete its AccessToken.
 
+use super::impersonation;
 use crate::{
     error::{Cause, CauseReason, Reason, Status},
     handlers::{Api, Asked},
-    identity::{Attributes, Identity, MASTERS, Wanted},
+    identity::{Attributes, Identity, Wanted},
     registry::{Column, ResourceDef},
 };
 use axum::http::{HeaderMap, header};
@@ -134,8 +135,8 @@ impl Api {
         let Some(expires) = expires.filter(|expires| *expires > Timestamp::now()) else {
             return Err(Status::new(Reason::Unauthorized, format!("Unauthorized: the bearer token {name:?} has expired")));
         };
-        let groups = spec["groups"].as_array().into_iter().flatten().filter_map(|group| group.as_str().map(str::to_owned)).collect();
-        let identity = Identity { user: spec["user"].as_str().unwrap_or_default().to_owned(), groups };
+        let groups = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let identity = Identity::new(spec["user"].as_str().unwrap_or_default(), groups);
         Ok((identity, Pass { name: name.to_owned(), hash: hash.to_owned(), expires }))
     }
 
@@ -148,18 +149,14 @@ impl Api {
     /// Refuses a token that stands for somebody whom its maker is not and may not impersonate.
     pub fn check_token(&self, asked: &Asked<'_>, new: &Value) -> Result<(), Status> {
         let identity = asked.identity;
-        let may = |plural: &str, name: &str| {
-            let wanted = Attributes { verb: "impersonate", plural, name, ..Attributes::default() };
-            self.access.allows(identity, &Wanted::Resource(wanted))
-        };
+        let may = |wanted: Attributes<'_>| self.access.allows(identity, &Wanted::Resource(wanted));
         let user = new["spec"]["user"].as_str().unwrap_or_default();
-        let groups = || new["spec"]["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let own = |group: &str| user == identity.user && identity.groups.iter().any(|own| own == group);
-        let master = identity.groups.iter().any(|group| group == MASTERS);
-        let lacking = if !master && user != identity.user && !may("users", user) {
+        let mut groups = new["spec"]["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let own = |group: &str| user == identity.user && identity.is_in(group);
+        let lacking = if user != identity.user && !may(impersonation::of_user(user)) {
             Some(("user", user))
         } else {
-            groups().find(|group| !master && !own(group) && !may("groups", group)).map(|group| ("group", group))
+            groups.find(|group| !own(group) && !may(impersonation::of_group(group))).map(|group| ("group", group))
         };
         let Some((what, name)) = lacking else { return Ok(()) };
         let def = &asked.target.def;

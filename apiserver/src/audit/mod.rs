@@ -54,6 +54,17 @@ impl std::fmt::Debug for Audit {
     }
 }
 
+/// Whom somebody acts as.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Somebody {
+    /// The user.
+    pub user: String,
+    /// The groups, as they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+}
+
 /// A line of the audit log.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -69,6 +80,9 @@ pub struct Event {
     /// The groups of who asked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// Whom they acted as, or would have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub impersonated: Option<Somebody>,
     /// What was to be done.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub verb: String,
@@ -126,7 +140,11 @@ impl Event {
     fn cut(&mut self) {
         self.groups.truncate(GROUPS);
         let texts = [&mut self.user, &mut self.path, &mut self.namespace, &mut self.name, &mut self.subresource, &mut self.user_agent];
-        for text in texts.into_iter().chain(&mut self.groups) {
+        let others = self.impersonated.iter_mut().flat_map(|other| {
+            other.groups.truncate(GROUPS);
+            std::iter::once(&mut other.user).chain(&mut other.groups)
+        });
+        for text in texts.into_iter().chain(&mut self.groups).chain(others) {
             if text.len() > LONGEST {
                 text.truncate((0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
                 text.push('…');

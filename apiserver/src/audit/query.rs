@@ -101,7 +101,7 @@ impl Filter {
         let object = |group: &str, resource: &str, namespace: &str, name: &str| {
             is(&self.group, group) && is(&self.resource, resource) && is(&self.namespace, namespace) && is(&self.name, name)
         };
-        is(&self.user, &event.user)
+        (is(&self.user, &event.user) || event.impersonated.as_ref().is_some_and(|other| is(&self.user, &other.user)))
             && is(&self.verb, &event.verb)
             && self.outcome.is_none_or(|outcome| outcome.is(event.code))
             // What was done to an object, and what was done because of it.

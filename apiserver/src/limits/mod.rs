@@ -238,7 +238,7 @@ mod tests {
     }
 
     fn user(name: &str) -> Identity {
-        Identity { user: name.into(), groups: vec![] }
+        Identity { user: name.into(), ..Identity::default() }
     }
 
     fn retry_after(status: &Status) -> Option<u32> {

@@ -39,12 +39,12 @@ impl Drop for Server {
 pub const AS: &str = "x-test-as";
 
 fn named(who: &str) -> Identity {
-    let mut parts = who.split('/').map(str::to_owned);
-    Identity { user: parts.next().unwrap_or_default(), groups: parts.collect() }
+    let mut parts = who.split('/');
+    Identity::new(parts.next().unwrap_or_default(), parts)
 }
 
 fn admin() -> Identity {
-    Identity { user: "admin".into(), groups: vec!["system:masters".into()] }
+    Identity::new("admin", ["system:masters"])
 }
 
 pub async fn start() -> Server {
@@ -121,7 +121,7 @@ async fn serve(api: ApiServer, identity: Option<Identity>, shutdown: Cancellatio
 impl Server {
     /// The same server, as somebody else reaches it.
     pub async fn seen_by(&self, user: &str, groups: &[&str]) -> Server {
-        let identity = Identity { user: user.into(), groups: groups.iter().map(|&group| group.into()).collect() };
+        let identity = Identity::new(user, groups.iter().copied());
         serve(self.api.clone(), Some(identity), self.shutdown.child_token(), tempfile::tempdir().unwrap()).await
     }
 

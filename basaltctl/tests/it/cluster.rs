@@ -311,7 +311,7 @@ impl Cluster {
             let server = ApiServer::start(store, registry, options).await.unwrap();
             let router = server.router().layer(from_fn(|mut request: Request, next: Next| async move {
                 if !request.headers().contains_key(http::header::AUTHORIZATION) {
-                    request.extensions_mut().insert(Identity { user: "admin".into(), groups: vec!["system:masters".into()] });
+                    request.extensions_mut().insert(Identity::new("admin", ["system:masters"]));
                 }
                 next.run(request).await
             }));
