@@ -33,7 +33,7 @@ demo: ## Run the main job: a gateway, three hosts, three VMs that answer HTTP (r
 demo-down: ## Remove every trace of the demo
 	@TARGET=$(TARGET) DEMO_DIR=$(DEMO_DIR) IMAGE_DIR=$(IMAGE_DIR) scripts/demo down
 
-test: ## Run all tests, on real QEMU guests, etcd and kubectl (root)
+test: ## Run all tests, on real QEMU guests, etcd and kubectl (root); BASALT_TEST_KILLS=200 kills the gateway that often
 	@scripts/setup build test demo
 	@scripts/guest-image $(GUEST_DIR) --disk
 	cargo build --workspace --bins

@@ -5,5 +5,6 @@ pub mod bench;
 pub mod fleet;
 pub mod gateway;
 pub mod guest;
+pub mod writers;
 
 pub use fleet::{Fleet, Options};
