@@ -71,6 +71,31 @@ pub async fn ensure_overlay(image: &Path, qcow2: bool, overlay: &Path) -> Result
         .map_err(|e| DiskError::Failed { command: format!("create {}", overlay.display()), stderr: e.to_string() })
 }
 
+/// The names of the snapshots in an overlay.
+pub async fn snapshots(overlay: &Path) -> Result<Vec<String>, DiskError> {
+    let described = qemu_img(&["info".as_ref(), "--output=json".as_ref(), "-f".as_ref(), "qcow2".as_ref(), overlay.as_os_str()]).await?;
+    let described: Value = serde_json::from_str(&described).unwrap_or_default();
+    let snapshots = described["snapshots"].as_array().map(Vec::as_slice).unwrap_or_default();
+    Ok(snapshots.iter().filter_map(|snapshot| snapshot["name"].as_str()).map(str::to_owned).collect())
+}
+
+/// Keeps the state of an overlay that no VMM uses: qemu-img refuses one that is in use.
+pub async fn take_snapshot(overlay: &Path, name: &str) -> Result<(), DiskError> {
+    snapshot("-c", overlay, name).await
+}
+
+/// Removes a snapshot.
+pub async fn remove_snapshot(overlay: &Path, name: &str) -> Result<(), DiskError> {
+    snapshot("-d", overlay, name).await
+}
+
+async fn snapshot(action: &str, overlay: &Path, name: &str) -> Result<(), DiskError> {
+    // The only way to say the format, which is never guessed; a comma within a value is written twice.
+    let file = format!("driver=qcow2,file.driver=file,file.filename={}", overlay.display().to_string().replace(',', ",,"));
+    let args = ["snapshot", "--image-opts", "-q", action, name, &file];
+    qemu_img(&args.map(OsStr::new)).await.map(drop)
+}
+
 async fn qemu_img(args: &[&OsStr]) -> Result<String, DiskError> {
     let command = args.iter().map(|arg| arg.to_string_lossy()).collect::<Vec<_>>().join(" ");
     tracing::debug!("qemu-img {command}");

@@ -13,7 +13,7 @@ use std::{
     io::Read,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// A file at one moment: a digest holds as long as this does.
@@ -35,6 +35,26 @@ pub struct Checked {
     pub seen: ImageOnHost,
     /// Where the file is, or what is wrong.
     pub file: Result<PathBuf, Problem>,
+}
+
+/// An image that was read as a whole and is what its digest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// Where the file is.
+    pub path: PathBuf,
+    /// How large it is.
+    pub bytes: u64,
+    /// Its SHA-256.
+    pub sha256: String,
+}
+
+/// An image was not read as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// It cannot be used; the text says why.
+    Unfit(String),
+    /// It was not to go on.
+    Stopped,
 }
 
 impl Images {
@@ -59,59 +79,105 @@ impl Images {
         }
     }
 
+    /// Reads all of an image's file and verifies it; `go_on` is told after each block how much is read of how much, and says whether
+    /// to go on. A digest that was found is kept, so that the file is not read again for a VM's start.
+    pub fn read(&self, name: &str, spec: &ImageSpec, mut go_on: impl FnMut(u64, u64) -> bool) -> Result<Whole, Unread> {
+        let unfit = |(_, _, message, _): Unfit| Unread::Unfit(message);
+        let (path, metadata) = locate(name, spec).map_err(unfit)?;
+        let stamp = stamp(&path, &metadata);
+        let unreadable = |error: io::Error| Unread::Unfit(format!("{} of image {name} cannot be read: {error}", path.display()));
+        let Some(digest) = sha256(&path, |read| go_on(read, metadata.len())).map_err(unreadable)? else { return Err(Unread::Stopped) };
+        let after = fs::metadata(&path).map_err(unreadable)?;
+        if self::stamp(&path, &after) != stamp {
+            return Err(Unread::Unfit(format!("{} of image {name} was changed while it was read", path.display())));
+        }
+        self.digests().insert(stamp, digest.clone());
+        verify(name, spec, &path, metadata.len(), &digest).map_err(unfit)?;
+        Ok(Whole { path, bytes: metadata.len(), sha256: digest })
+    }
+
     fn look(&self, name: &str, spec: &ImageSpec) -> Result<(PathBuf, u64), Unfit> {
-        let wrong = |presence, message: String, size| (presence, BlockedCode::ImageUnusable, message, size);
-        let path = spec.source.strip_prefix("file://").map(PathBuf::from);
-        let path = path.ok_or_else(|| {
-            wrong(Presence::Unusable, format!("The source {:?} of image {name} is not a file:/// address", spec.source), None)
-        })?;
-        let metadata = fs::metadata(&path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => wrong(
-                Presence::Missing,
-                format!("{} of image {name} does not exist on this host. Put it there, or correct the source", path.display()),
-                None,
-            ),
-            _ => wrong(Presence::Unusable, format!("{} of image {name} cannot be looked at: {e}", path.display()), None),
-        })?;
+        let (path, metadata) = locate(name, spec)?;
         let size = metadata.len();
-        if !metadata.is_file() {
-            return Err(wrong(Presence::Unusable, format!("{} of image {name} is not a regular file", path.display()), None));
-        }
-        if let Err(e) = fs::File::open(&path) {
-            return Err(wrong(Presence::Unusable, format!("{} of image {name} cannot be opened: {e}", path.display()), Some(size)));
-        }
-        if let Some(wanted) = &spec.sha256 {
-            let stamp = (path.clone(), metadata.ino(), size, metadata.mtime(), metadata.mtime_nsec());
-            let has = self
-                .digest(stamp)
-                .map_err(|e| wrong(Presence::Unusable, format!("{} of image {name} cannot be read: {e}", path.display()), Some(size)))?;
-            if has != *wanted {
-                let message = format!("{} of image {name} has the SHA-256 {has}, but spec.sha256 is {wanted}", path.display());
-                return Err(wrong(Presence::Unusable, message, Some(size)));
-            }
+        if spec.sha256.is_some() {
+            let has = self.digest(stamp(&path, &metadata)).map_err(|e| {
+                let message = format!("{} of image {name} cannot be read: {e}", path.display());
+                (Presence::Unusable, BlockedCode::ImageUnusable, message, Some(size))
+            })?;
+            verify(name, spec, &path, size, &has)?;
         }
         Ok((path, size))
     }
 
     fn digest(&self, stamp: Stamp) -> io::Result<String> {
-        let lock = || self.digests.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = lock().get(&stamp) {
+        if let Some(known) = self.digests().get(&stamp) {
             return Ok(known.clone());
         }
-        let digest = sha256(&stamp.0)?;
-        lock().insert(stamp, digest.clone());
+        let digest = sha256(&stamp.0, |_| true)?.unwrap_or_default();
+        self.digests().insert(stamp, digest.clone());
         Ok(digest)
+    }
+
+    fn digests(&self) -> MutexGuard<'_, HashMap<Stamp, String>> {
+        self.digests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn sha256(path: &Path) -> io::Result<String> {
+fn stamp(path: &Path, metadata: &fs::Metadata) -> Stamp {
+    (path.to_owned(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec())
+}
+
+/// Finds the file of an image, unread.
+fn locate(name: &str, spec: &ImageSpec) -> Result<(PathBuf, fs::Metadata), Unfit> {
+    let wrong = |presence, message: String, size| (presence, BlockedCode::ImageUnusable, message, size);
+    let path = spec.source.strip_prefix("file://").map(PathBuf::from);
+    let path = path.ok_or_else(|| {
+        wrong(Presence::Unusable, format!("The source {:?} of image {name} is not a file:/// address", spec.source), None)
+    })?;
+    let metadata = fs::metadata(&path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => wrong(
+            Presence::Missing,
+            format!("{} of image {name} does not exist on this host. Put it there, or correct the source", path.display()),
+            None,
+        ),
+        _ => wrong(Presence::Unusable, format!("{} of image {name} cannot be looked at: {e}", path.display()), None),
+    })?;
+    if !metadata.is_file() {
+        return Err(wrong(Presence::Unusable, format!("{} of image {name} is not a regular file", path.display()), None));
+    }
+    if let Err(e) = fs::File::open(&path) {
+        let message = format!("{} of image {name} cannot be opened: {e}", path.display());
+        return Err(wrong(Presence::Unusable, message, Some(metadata.len())));
+    }
+    Ok((path, metadata))
+}
+
+fn verify(name: &str, spec: &ImageSpec, path: &Path, size: u64, has: &str) -> Result<(), Unfit> {
+    match &spec.sha256 {
+        Some(wanted) if has != *wanted => {
+            let message = format!("{} of image {name} has the SHA-256 {has}, but spec.sha256 is {wanted}", path.display());
+            Err((Presence::Unusable, BlockedCode::ImageUnusable, message, Some(size)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The digest of a file, unless `go_on`, which is told how much is read, says otherwise.
+fn sha256(path: &Path, mut go_on: impl FnMut(u64) -> bool) -> io::Result<Option<String>> {
     let mut file = fs::File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect()),
-            read => hasher.update(&buffer[..read]),
+            0 => return Ok(Some(hasher.finalize().iter().map(|b| format!("{b:02x}")).collect())),
+            read => {
+                hasher.update(&buffer[..read]);
+                total += read as u64;
+            }
+        }
+        if !go_on(total) {
+            return Ok(None);
         }
     }
 }

@@ -63,6 +63,11 @@ impl Ledger {
         Ok(Self { file, host: host.to_owned(), manifest })
     }
 
+    /// The manifest in a directory, if there is a whole one; nothing is touched.
+    pub fn peek(dir: &Path) -> Option<HostManifest> {
+        decode(&files::read(&dir.join("manifest")).ok().flatten()?)
+    }
+
     /// The newest manifest.
     pub fn manifest(&self) -> Option<&HostManifest> {
         self.manifest.as_ref()

@@ -12,8 +12,11 @@ pub mod images;
 pub mod inventory;
 pub mod ledger;
 pub mod net;
+pub mod os;
 pub mod process;
+pub mod program;
 pub mod session;
+pub mod task;
 pub mod vm;
 pub mod vmm;
 
@@ -27,6 +30,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
+use task::{Surroundings, Tasks};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -70,10 +74,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         tracing::info!(generation = manifest.generation, vms = manifest.vms.len(), "going on from the ledger");
         vms.apply(manifest).await;
     }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let tasks = Tasks::open(Surroundings { data_dir: config.data_dir.clone(), doors: doors.clone(), path })?;
     let (manifests, mut incoming) = mpsc::channel(1);
     let (acknowledge, acknowledged) = watch::channel(ledger.generation());
     let limit = config.console_limit.bytes();
-    let session = Arc::new(Session { config, inventory, doors, manifests, acknowledged, vms_dir, heartbeat: AtomicU64::new(0) });
+    let session = Arc::new(Session { config, inventory, doors, tasks, manifests, acknowledged, vms_dir, heartbeat: AtomicU64::new(0) });
     let talking = tokio::spawn(session.run(shutdown.clone()));
     let mut trim = tokio::time::interval(TRIM);
     loop {

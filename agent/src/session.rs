@@ -5,6 +5,7 @@ use crate::{
     config::Config,
     console,
     identity::{Identity, IdentityError, sources},
+    task::Tasks,
     vm::host::Doors,
     vmm::VmDir,
 };
@@ -43,6 +44,8 @@ pub struct Session {
     pub inventory: HostInventory,
     /// How the VMs are.
     pub doors: Arc<Doors>,
+    /// What the host is doing besides.
+    pub tasks: Arc<Tasks>,
     /// Where manifests go.
     pub manifests: mpsc::Sender<HostManifest>,
     /// The generation that is in the ledger.
@@ -91,13 +94,14 @@ impl Session {
         endpoint.connect().await.map_err(|e| IdentityError::Unreachable(sources(&e)))
     }
 
-    /// All three streams; the end of one ends all. Says why.
+    /// All of the conversation; the end of one part ends all. Says why.
     async fn talk(&self, channel: Channel) -> String {
         let client = AgentClient::new(channel).max_decoding_message_size(64 << 20);
         tokio::select! {
             ended = self.converge(client.clone()) => ended,
             ended = self.report(client.clone()) => ended,
-            ended = self.tunnel(client) => ended,
+            ended = self.tunnel(client.clone()) => ended,
+            never = self.tasks.lease(client) => match never {},
         }
     }
 

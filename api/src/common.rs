@@ -24,6 +24,11 @@ impl ObjectReference {
         Self { kind: "Host".into(), name: name.into(), namespace: None }
     }
 
+    /// A reference to the task of this name.
+    pub fn task(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { kind: "Task".into(), name: name.into(), namespace: Some(namespace.into()) }
+    }
+
     /// A reference to the image of this name.
     pub fn image(name: impl Into<String>) -> Self {
         Self { kind: "Image".into(), name: name.into(), namespace: None }
@@ -51,6 +56,14 @@ pub enum BlockedCode {
     RestartBackOff,
     /// The VM is being deleted and its host has not yet proved that nothing of it is left.
     TearDown,
+    /// A task that has to end first has not, or does not exist yet.
+    WaitingForTask,
+    /// Something else is being done to the same object.
+    ObjectBusy,
+    /// The host does as many tasks of the kind as it may.
+    HostBusy,
+    /// An attempt failed; the next one is waited for.
+    RetryBackOff,
 }
 
 impl fmt::Display for BlockedCode {
@@ -65,6 +78,10 @@ impl fmt::Display for BlockedCode {
             Self::StartFailed => "the VMM could not be started",
             Self::RestartBackOff => "the VMM died; waiting before the next start",
             Self::TearDown => "waiting for the host to remove it",
+            Self::WaitingForTask => "another task has to end first",
+            Self::ObjectBusy => "another task is at work on the same object",
+            Self::HostBusy => "its host is busy with other tasks",
+            Self::RetryBackOff => "an attempt failed; waiting before the next one",
         })
     }
 }

@@ -10,12 +10,16 @@ pub mod common;
 pub mod host;
 pub mod image;
 pub mod quantity;
+pub mod span;
+pub mod task;
 pub mod virtual_machine;
 
 pub use common::{BlockedBy, BlockedCode, NextStep, ObjectReference};
 pub use host::{Host, HostPhase, HostSpec, HostStatus};
 pub use image::{Image, ImageSpec, ImageStatus};
 pub use quantity::Memory;
+pub use span::Span;
+pub use task::{Task, TaskSpec, TaskStatus};
 pub use virtual_machine::{VirtualMachine, VirtualMachineSpec, VirtualMachineStatus};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -30,5 +34,5 @@ pub const SYSTEM_NAMESPACE: &str = "basalt-system";
 
 /// Every kind of ours as a CustomResourceDefinition, in the order in which they are listed to people.
 pub fn crds() -> Vec<CustomResourceDefinition> {
-    vec![Host::crd(), VirtualMachine::crd(), Image::crd()]
+    vec![Host::crd(), VirtualMachine::crd(), Image::crd(), Task::crd()]
 }

@@ -76,6 +76,8 @@ pub enum CauseReason {
     FieldValueInvalid,
     /// A value is not among the accepted ones.
     FieldValueNotSupported,
+    /// A value names something that is not there.
+    FieldValueNotFound,
     /// A value must be unique and is not.
     FieldValueDuplicate,
     /// A value has the wrong type.

@@ -5,6 +5,7 @@
 //! Reads are answered from a watch cache, writes are compare-and-swap commits to the store.
 
 mod access;
+mod admission;
 pub mod apply;
 pub mod audit;
 pub mod backup;
@@ -45,6 +46,7 @@ mod table;
 mod telemetry;
 
 pub use access::{Authorizer, Look, bootstrap::BuiltinRole};
+pub use admission::Admission;
 pub use error::{Cause, CauseReason, Status};
 pub use fence::Fence;
 pub use identity::{Attributes, Identity};

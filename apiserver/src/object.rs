@@ -13,7 +13,7 @@ use std::{
 };
 
 /// How many bytes of JSON are kept as values too, in all objects together: a value is several times as large as its JSON.
-const MOST_READ: usize = 32 << 20;
+const MOST_READ: usize = 8 << 20;
 
 /// The values that were read last, each with how long its JSON is, and how long all are; the oldest are forgotten first.
 static READ: Mutex<(VecDeque<Kept>, usize)> = Mutex::new((VecDeque::new(), 0));

@@ -1,6 +1,7 @@
 //! The kinds that are served: what discovery lists, what paths lead to, and what each object must look like.
 
 use crate::{
+    admission::Admission,
     builtin,
     openapi::Documents,
     schema::{Schema, SchemaError},
@@ -160,6 +161,7 @@ pub struct Registry {
     defs: BTreeMap<(String, String, String), Served>,
     /// By group, plural name, and name of the subresource.
     subresources: BTreeMap<(String, String, String), Arc<dyn Subresource>>,
+    admissions: BTreeMap<(String, String), Arc<dyn Admission>>,
     /// The definitions that the program itself brings, by name.
     own: BTreeMap<String, Arc<CustomResourceDefinition>>,
     /// By group and plural name: what is known of the kinds that users have defined.
@@ -266,6 +268,16 @@ impl Registry {
     /// Lets somebody answer GET on a subresource of a kind.
     pub fn add_subresource(&mut self, group: &str, plural: &str, name: &str, answers: Arc<dyn Subresource>) {
         self.subresources.insert((group.to_owned(), plural.to_owned(), name.to_owned()), answers);
+    }
+
+    /// Lets somebody have a say about the objects of a kind.
+    pub fn add_admission(&mut self, group: &str, plural: &str, admission: Arc<dyn Admission>) {
+        self.admissions.insert((group.to_owned(), plural.to_owned()), admission);
+    }
+
+    /// Who has a say about the objects of a kind.
+    pub fn admission(&self, group: &str, plural: &str) -> Option<&Arc<dyn Admission>> {
+        self.admissions.get(&(group.to_owned(), plural.to_owned()))
     }
 
     /// Who answers GET on a subresource of a kind.

@@ -380,6 +380,11 @@ async fn other(api: &Arc<Api>, def: &ResourceDef, subresource: &str, target: &Ta
     };
     let name = target.name.as_deref().unwrap_or_default();
     let found = api.storage.get(def, &keys::place(target.namespace.as_deref(), name)).await?;
-    let found = found.ok_or_else(|| Status::not_found(&def.group, &def.plural, name))?;
-    answers.get(found.value(), query.0).await
+    match found {
+        Some(found) => answers.get(found.value(), query.0).await,
+        None => {
+            let left = answers.get_of_gone(target.namespace.as_deref(), name, query.0).await?;
+            left.ok_or_else(|| Status::not_found(&def.group, &def.plural, name))
+        }
+    }
 }

@@ -12,11 +12,21 @@ pub struct Settings {
     pub host_grace: Duration,
     /// How long an Event is kept after it last happened.
     pub event_ttl: Duration,
+    /// A host that has been NotReady for so long runs nothing of an attempt of a task any more. Longer than an attempt's lease
+    /// and what the clocks of gateways may differ by.
+    pub task_lost: Duration,
+    /// How often it is looked for tasks whose time has come and that no timer has found.
+    pub task_sweep: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { host_grace: Duration::from_secs(10), event_ttl: Duration::from_secs(3 * 3600) }
+        Self {
+            host_grace: Duration::from_secs(10),
+            event_ttl: Duration::from_secs(3 * 3600),
+            task_lost: Duration::from_secs(45),
+            task_sweep: Duration::from_secs(30),
+        }
     }
 }
 

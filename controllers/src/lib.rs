@@ -10,6 +10,7 @@ pub mod events;
 pub mod host;
 pub mod observe;
 pub mod patch;
+pub mod task;
 pub mod vm;
 pub mod waiting;
 pub mod work;
@@ -25,6 +26,7 @@ pub async fn run(client: Client, settings: Settings, metrics: observe::Metrics, 
     tokio::join!(
         host::run(context.clone(), shutdown.clone()),
         vm::run(context.clone(), shutdown.clone()),
+        task::run(context.clone(), shutdown.clone()),
         events::sweep(context, shutdown),
     );
 }

@@ -8,7 +8,8 @@ use crate::{
     Context, observe,
     waiting::{Key, Waiting},
 };
-use futures::{StreamExt, TryStreamExt, future, stream, stream::BoxStream};
+use futures::{Stream, StreamExt, TryStreamExt, future, stream, stream::BoxStream};
+use jiff::Timestamp;
 use kube::{
     Api, Resource, ResourceExt,
     runtime::{
@@ -57,7 +58,8 @@ where
         let waiting = context.metrics.queues.open(name);
         let (objects, writer) = reflector::store();
         let counted = waiting.clone();
-        let changes = reflector::reflector(writer, watcher(api, watcher::Config::default())).applied_objects().map_ok(move |object| {
+        let events = watcher(api, watcher::Config::default()).modify(|object| object.managed_fields_mut().clear());
+        let changes = reflector::reflector(writer, events).applied_objects().map_ok(move |object| {
             counted.put((object.namespace(), object.name_any()), Duration::ZERO, "changed".into());
             ReconcileRequest { obj_ref: ObjectRef::from_obj(&object), reason: ReconcileReason::ObjectUpdated }
         });
@@ -81,16 +83,45 @@ where
     {
         let counted = self.waiting.clone();
         let changes = watcher(api, watcher::Config::default()).touched_objects().map_ok(move |other| {
-            let of = Box::new(ObjectRef::from_obj(&other).erase());
-            let cause = format!("{} {}", O::kind(&()), other.name_any());
             let concerned = concerned(&other);
-            for one in &concerned {
-                counted.put(key(one), Duration::ZERO, cause.clone());
-            }
-            let reason = ReconcileReason::RelatedObjectUpdated { obj_ref: of };
-            stream::iter(concerned.into_iter().map(move |obj_ref| Ok(ReconcileRequest { obj_ref, reason: reason.clone() })))
+            stream::iter(wake(&counted, &other, concerned))
         });
         self.requests.push(changes.try_flatten().boxed());
+        self
+    }
+
+    /// The same, for the changes that somebody else watches.
+    pub fn follows<O>(
+        mut self,
+        changes: impl Stream<Item = O> + Send + 'static,
+        concerned: impl Fn(&O) -> Vec<ObjectRef<K>> + Send + 'static,
+    ) -> Self
+    where
+        O: Resource<DynamicType = ()> + Send + 'static,
+    {
+        let counted = self.waiting.clone();
+        let changes = changes.flat_map(move |other| {
+            let concerned = concerned(&other);
+            stream::iter(wake(&counted, &other, concerned))
+        });
+        self.requests.push(changes.boxed());
+        self
+    }
+
+    /// It is also woken, again and again after so long, for the objects that are due then.
+    pub fn every(mut self, period: Duration, due: impl Fn(Timestamp) -> Vec<ObjectRef<K>> + Send + 'static) -> Self {
+        let (counted, context) = (self.waiting.clone(), self.context.clone());
+        let ticks = stream::unfold((), move |()| async move { Some((tokio::time::sleep(period).await, ())) });
+        let swept = ticks.flat_map(move |()| {
+            let due = due(context.now());
+            for one in &due {
+                counted.put(key(one), Duration::ZERO, "sweep".into());
+            }
+            stream::iter(
+                due.into_iter().map(|obj_ref| Ok(ReconcileRequest { obj_ref, reason: ReconcileReason::Custom { reason: "sweep".into() } })),
+            )
+        });
+        self.requests.push(swept.boxed());
         self
     }
 
@@ -143,6 +174,20 @@ where
         })
         .await;
     }
+}
+
+/// Has objects reconciled that a change of something else concerns.
+fn wake<K: Resource, O: Resource<DynamicType = ()>>(
+    waiting: &Waiting,
+    other: &O,
+    concerned: Vec<ObjectRef<K>>,
+) -> Vec<Result<ReconcileRequest<K>, watcher::Error>> {
+    let cause = format!("{} {}", O::kind(&()), other.name_any());
+    for one in &concerned {
+        waiting.put(key(one), Duration::ZERO, cause.clone());
+    }
+    let reason = ReconcileReason::RelatedObjectUpdated { obj_ref: Box::new(ObjectRef::from_obj(other).erase()) };
+    concerned.into_iter().map(|obj_ref| Ok(ReconcileRequest { obj_ref, reason: reason.clone() })).collect()
 }
 
 fn key<K: Resource>(object: &ObjectRef<K>) -> Key {

@@ -1,11 +1,13 @@
 //! The gateway's settings: a YAML file, the environment and flags, the later ones stronger.
 
+use crate::hub::tasks::log::Bounds;
 use basalt_apiserver::{Limits, Rate};
 use basalt_daemon::{
     logs::LogFormat,
     traces::{self, Collector},
 };
 use clap::Parser;
+use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -70,6 +72,21 @@ pub struct Settings {
     /// How large all files of the audit log together may be, in MiB [default: 1024]
     #[arg(long, env = "BASALT_GATEWAY_AUDIT_TOTAL_MIB", value_name = "MIB")]
     pub audit_total_mib: Option<u64>,
+    /// How long an attempt of a task goes on after its host was last heard of, in seconds [default: 30]
+    #[arg(long, env = "BASALT_GATEWAY_TASK_LEASE_SECONDS", value_name = "S")]
+    pub task_lease_seconds: Option<u64>,
+    /// How often it is looked for tasks whose time has come and that no timer has found, in seconds [default: 30]
+    #[arg(long, env = "BASALT_GATEWAY_TASK_SWEEP_SECONDS", value_name = "S")]
+    pub task_sweep_seconds: Option<u64>,
+    /// How long logs of tasks are kept, in days [default: 30]
+    #[arg(long, env = "BASALT_GATEWAY_TASK_LOG_DAYS", value_name = "D")]
+    pub task_log_days: Option<u32>,
+    /// How large the log of a task may become, in MiB [default: 16]
+    #[arg(long, env = "BASALT_GATEWAY_TASK_LOG_MIB", value_name = "MIB")]
+    pub task_log_mib: Option<u64>,
+    /// How large all logs of tasks together may become, in MiB; the oldest are forgotten first [default: 1024]
+    #[arg(long, env = "BASALT_GATEWAY_TASK_LOG_TOTAL_MIB", value_name = "MIB")]
+    pub task_log_total_mib: Option<u64>,
     /// How many requests are worked on at once [default: 1024]
     #[arg(long, env = "BASALT_GATEWAY_LIMIT_IN_FLIGHT", value_name = "N")]
     pub limit_in_flight: Option<usize>,
@@ -158,6 +175,11 @@ pub struct Config {
     pub audit_file_hours: u64,
     pub audit_files: usize,
     pub audit_total_mib: u64,
+    pub task_lease_seconds: u64,
+    pub task_sweep_seconds: u64,
+    pub task_log_days: u32,
+    pub task_log_mib: u64,
+    pub task_log_total_mib: u64,
     pub limit_in_flight: usize,
     pub limit_in_flight_per_identity: usize,
     pub limit_waiting_per_identity: usize,
@@ -177,6 +199,15 @@ impl Config {
     pub fn collector(&self) -> Option<Collector> {
         let endpoint = self.otlp_endpoint.clone()?;
         Some(Collector { endpoint, ca_file: self.otlp_ca_file.clone() })
+    }
+
+    /// How much is kept of what tasks write down.
+    pub fn task_logs(&self) -> Bounds {
+        Bounds {
+            age: SignedDuration::from_hours(i64::from(self.task_log_days) * 24),
+            each: self.task_log_mib.saturating_mul(1 << 20),
+            total: self.task_log_total_mib.saturating_mul(1 << 20),
+        }
     }
 
     /// How much may be asked.
@@ -215,6 +246,11 @@ impl Settings {
             audit_file_hours: self.audit_file_hours.unwrap_or(168),
             audit_files: self.audit_files.unwrap_or(50),
             audit_total_mib: self.audit_total_mib.unwrap_or(1024),
+            task_lease_seconds: self.task_lease_seconds.unwrap_or(30),
+            task_sweep_seconds: self.task_sweep_seconds.unwrap_or(30),
+            task_log_days: self.task_log_days.unwrap_or(30),
+            task_log_mib: self.task_log_mib.unwrap_or(16),
+            task_log_total_mib: self.task_log_total_mib.unwrap_or(1024),
             limit_in_flight: self.limit_in_flight.unwrap_or(1024),
             limit_in_flight_per_identity: self.limit_in_flight_per_identity.unwrap_or(256),
             limit_waiting_per_identity: self.limit_waiting_per_identity.unwrap_or(1024),
@@ -239,6 +275,12 @@ impl Settings {
         }
         if config.audit_file_hours == 0 {
             return Err(error("auditFileHours", "must be at least 1"));
+        }
+        if config.task_lease_seconds < 3 || config.task_sweep_seconds == 0 {
+            return Err(error("taskLeaseSeconds", "must be at least 3, and taskSweepSeconds at least 1"));
+        }
+        if config.task_log_days == 0 || config.task_log_mib == 0 || config.task_log_mib > config.task_log_total_mib {
+            return Err(error("taskLogTotalMib", "must be at least taskLogMib, which must be at least 1, and so must taskLogDays"));
         }
         if config.limit_in_flight == 0 || config.limit_in_flight_per_identity == 0 || config.limit_watches_per_identity == 0 {
             return Err(error("limitInFlight", "must be at least 1, and so must limitInFlightPerIdentity and limitWatchesPerIdentity"));

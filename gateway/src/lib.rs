@@ -1,6 +1,7 @@
 //! The gateway: the control plane of Basalt in one process. It opens the store, starts the API server, the controllers and
 //! the hub that agents talk to, and ends them all together.
 
+mod admission;
 pub mod client;
 pub mod config;
 pub mod https;
@@ -24,6 +25,7 @@ use basalt_store::{
     etcd::Etcd,
 };
 use config::{AuditLevel, Config, StoreKind};
+use hub::tasks::{board::Board, log::Logs, served::TaskLog};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
@@ -42,6 +44,14 @@ const END_DEADLINE: Duration = Duration::from_secs(7);
 /// How long those who work in the background may keep the store after the parts have ended, and how often that is looked at.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(2);
+/// How often logs of tasks are looked through for those to forget.
+const LOG_SWEEP: Duration = Duration::from_secs(600);
+/// How long a host must have been silent before nothing of an attempt with such a lease can run there: a third more for the
+/// renewal of the host's own lease to be late, and the rest for what clocks may differ by.
+pub fn task_lost(lease: Duration) -> Duration {
+    lease + lease / 2
+}
+
 /// How much history etcd keeps, as Kubernetes has it: who was away for longer lists again.
 const ETCD_HISTORY: Duration = Duration::from_secs(300);
 
@@ -128,6 +138,10 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         registry.add_crd(&crd)?;
     }
     registry.add_subresource(basalt_api::GROUP, "virtualmachines", "log", Arc::new(hub::console::ConsoleLog { tunnels: tunnels.clone() }));
+    registry.add_admission(basalt_api::GROUP, "tasks", Arc::new(admission::Tasks));
+    let board = Arc::new(Board::default());
+    let logs = Arc::new(Logs::new(store.clone(), config.task_logs()));
+    registry.add_subresource(basalt_api::GROUP, "tasks", "log", Arc::new(TaskLog { logs: logs.clone(), board: board.clone() }));
     let (metrics, reconciles) = (Metrics::default(), basalt_controllers::observe::Metrics::default());
     let audit = audit(&config, &metrics)?;
     let options = basalt_apiserver::Options {
@@ -143,7 +157,13 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     let api = ApiServer::start(store.clone(), registry, options).await?;
 
     let host_grace = Duration::from_secs(config.host_grace_seconds);
-    let settings = basalt_controllers::Settings { host_grace, ..Default::default() };
+    let task_lease = Duration::from_secs(config.task_lease_seconds);
+    let settings = basalt_controllers::Settings {
+        host_grace,
+        task_lost: task_lost(task_lease),
+        task_sweep: Duration::from_secs(config.task_sweep_seconds),
+        ..Default::default()
+    };
     let agents = client::in_process(api.router(), client::part("hub"), None);
     let cluster_uid = cluster_uid(&agents).await?;
 
@@ -165,7 +185,18 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     let api_tls = https::tls(&pki.ca, &server, https::API_PROTOCOLS)?;
     let hub_tls = https::tls(&pki.ca, &server, https::HUB_PROTOCOLS)?;
     let heartbeat = Duration::from_secs(config.heartbeat_seconds.into());
-    let parts = hub::Parts { client: agents, pki, token, cluster_uid, heartbeat, lease: host_grace, tunnels };
+    let parts = hub::Parts {
+        client: agents,
+        pki,
+        token,
+        cluster_uid,
+        heartbeat,
+        lease: host_grace,
+        tunnels,
+        board,
+        logs: logs.clone(),
+        task_lease,
+    };
     let hub = hub::Hub::new(parts, shutdown.clone());
     metrics.register(|registry| {
         reconciles.register(registry);
@@ -197,6 +228,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
             }
         }
     });
+    parts.spawn(sweep_logs(logs, shutdown.clone()));
     let text = serde_json::to_vec_pretty(&here).map_err(|e| GatewayError::Encode { what: "gateway.json", reason: e.to_string() })?;
     pki::write(&place, &text, 0o644)?;
     tracing::info!(
@@ -231,6 +263,17 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     }
     tracing::info!("gateway ended");
     Ok(())
+}
+
+/// Forgets logs of tasks when their time has come.
+async fn sweep_logs(logs: Arc<Logs>, shutdown: CancellationToken) {
+    while shutdown.run_until_cancelled(tokio::time::sleep(LOG_SWEEP)).await.is_some() {
+        match logs.sweep(Timestamp::now()).await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::info!(forgotten, "logs of tasks forgotten"),
+            Err(error) => tracing::warn!("logs of tasks cannot be looked through, tried again later: {error}"),
+        }
+    }
 }
 
 /// The audit log that the settings ask for.

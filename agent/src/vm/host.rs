@@ -37,7 +37,7 @@ const EVENTS: usize = 64;
 /// What the tasks of all VMs share.
 pub struct Doors {
     vmms: Vec<(Arc<dyn Vmm>, VmmProbe)>,
-    pub(super) images: Images,
+    pub(crate) images: Images,
     pub(super) starts: Semaphore,
     /// Where VMs say how they are.
     pub board: Board,
@@ -50,7 +50,7 @@ impl Doors {
     }
 
     /// The driver of a program, working or not: what it started earlier is looked after.
-    pub(super) fn vmm(&self, name: VmmName) -> Option<Arc<dyn Vmm>> {
+    pub(crate) fn vmm(&self, name: VmmName) -> Option<Arc<dyn Vmm>> {
         self.vmms.iter().find(|(vmm, _)| vmm.name() == name).map(|(vmm, _)| vmm.clone())
     }
 
@@ -117,7 +117,7 @@ impl Board {
         self.bump();
     }
 
-    pub(super) fn images(&self, seen: Vec<(String, ImageOnHost)>) {
+    pub(crate) fn images(&self, seen: Vec<(String, ImageOnHost)>) {
         self.lock().images.extend(seen);
         self.bump();
     }

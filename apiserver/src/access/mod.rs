@@ -89,10 +89,13 @@ impl Access {
             return true;
         }
         let Wanted::Resource(wanted) = wanted else { return false };
-        let look = |group: &str, plural: &str, namespace: Option<&str>, name: &str| {
-            Some(self.cache.kind(group, plural)?.get(&keys::place(namespace, name))?.value())
-        };
+        let look = self.look();
         self.further.iter().any(|authorizer| authorizer.concerns(identity) && authorizer.allows(identity, wanted, &look))
+    }
+
+    /// Gives objects as the cache has them.
+    pub fn look(&self) -> impl Fn(&str, &str, Option<&str>, &str) -> Option<Arc<Value>> {
+        |group, plural, namespace, name| Some(self.cache.kind(group, plural)?.get(&keys::place(namespace, name))?.value())
     }
 
     /// Whether somebody may do more than their roles say.

@@ -188,7 +188,9 @@ impl Api {
             }
             let guard = self.guard_creation(def)?;
             self.validate(asked, &new, None)?;
+            self.complete_admitted(asked, &mut new, None);
             self.check_grant(asked, None, &new)?;
+            self.check_admission(asked, &new).await?;
             if let Mark::Update = mark {
                 apply::record_update(None, &mut new, def, asked.manager()?, self.now());
             }
@@ -222,6 +224,28 @@ impl Api {
             return Err(Status::about(Reason::Conflict, &def.group, &def.plural, name, what));
         }
         Err(Status::new(Reason::AlreadyExists, format!("no free name was found for generateName {prefix:?} in {NAMES} tries")))
+    }
+
+    fn complete_admitted(&self, asked: &Asked<'_>, new: &mut Value, old: Option<&Value>) {
+        let def = &asked.target.def;
+        if let Some(admission) = self.registry().admission(&def.group, &def.plural) {
+            admission.complete(new, old, asked.identity);
+        }
+    }
+
+    /// Refuses a new object that does not go with the others.
+    async fn check_admission(&self, asked: &Asked<'_>, new: &Value) -> Result<(), Status> {
+        let def = &asked.target.def;
+        let Some(admission) = self.registry().admission(&def.group, &def.plural).cloned() else { return Ok(()) };
+        if admission.check(new, &self.access.look()).is_empty() {
+            return Ok(());
+        }
+        // The cache may not have the others yet.
+        self.storage.catch_up().await?;
+        match admission.check(new, &self.access.look()) {
+            causes if causes.is_empty() => Ok(()),
+            causes => Err(Status::invalid(&def.group, &def.kind, new["metadata"]["name"].as_str().unwrap_or_default(), causes)),
+        }
     }
 
     /// Changes an object to what `make` makes of its present state, and keeps what a writer may not change.
@@ -266,6 +290,9 @@ impl Api {
                 new["metadata"]["generation"] = (live["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
             }
             self.validate(asked, &new, Some(live))?;
+            if asked.target.subresource.is_empty() {
+                self.complete_admitted(asked, &mut new, Some(live));
+            }
             self.check_grant(asked, Some(live), &new)?;
             if let Mark::Update = mark {
                 apply::record_update(Some(live), &mut new, def, manager, now);

@@ -4,6 +4,7 @@
 //! Pending --first heartbeat--> Ready <--heartbeat / grace over--> NotReady
 //! ```
 
+pub mod mirror;
 pub mod plan;
 mod reconcile;
 

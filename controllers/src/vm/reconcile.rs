@@ -7,6 +7,7 @@ use super::{
 use crate::{
     Context,
     events::Happening,
+    host::mirror::{Hosts, with_hosts},
     patch::status_patch,
     work::{Next, Work},
 };
@@ -15,15 +16,10 @@ use basalt_api::{
     host::Resources,
     virtual_machine::{TEARDOWN_FINALIZER, VmPhase},
 };
-use futures::StreamExt;
 use kube::{
     Api, ResourceExt,
     api::{Patch, PatchParams},
-    runtime::{
-        WatchStreamExt,
-        reflector::{ObjectRef, Store, store},
-        watcher,
-    },
+    runtime::reflector::{ObjectRef, Store},
 };
 use serde_json::{Value, json};
 use std::{
@@ -58,30 +54,15 @@ struct Vms {
 
 /// Runs the VM controller until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: CancellationToken) {
-    let (hosts, writer) = store();
-    let api: Api<Host> = Api::all(context.client.clone());
-    let mirror = watcher(api.clone(), watcher::Config::default()).default_backoff().reflect(writer).for_each(|event| async move {
-        if let Err(error) = event {
-            tracing::warn!("the watch on hosts failed and is tried again: {error}");
-        }
-    });
-    let work = Work::new("vm", &context, Api::<VirtualMachine>::all(context.client.clone())).at_once(CONCURRENCY);
-    let vms = work.objects();
-    let concerned = vms.clone();
-    let ready = hosts.clone();
-    let state = Arc::new(Vms { context, hosts, vms, assumed: Mutex::new(HashMap::new()) });
-    let work = work.watches(api, move |host: &Host| concerned_vms(&concerned, &host.name_any()));
-    let controller = async {
-        // Once, for all VMs: a store wakes only the last of those who wait for it.
-        if let Some(Ok(())) = shutdown.run_until_cancelled(ready.wait_until_ready()).await {
-            work.run(|vm| reconcile(vm, state.clone()), shutdown.clone()).await;
-        }
-    };
-    tokio::select! {
-        () = controller => {}
-        // The mirror ends only with the controller: a watch goes on for ever.
-        () = mirror => {}
-    }
+    with_hosts(context.client.clone(), &shutdown, |Hosts { all, changed }| {
+        let work = Work::new("vm", &context, Api::<VirtualMachine>::all(context.client.clone())).at_once(CONCURRENCY);
+        let vms = work.objects();
+        let concerned = vms.clone();
+        let state = Arc::new(Vms { context: context.clone(), hosts: all, vms, assumed: Mutex::new(HashMap::new()) });
+        let work = work.follows(changed, move |host: &Host| concerned_vms(&concerned, &host.name_any()));
+        work.run(move |vm| reconcile(vm, state.clone()), shutdown.clone())
+    })
+    .await;
 }
 
 /// The VMs that a change of a host concerns: those on it, and those that wait for a host.

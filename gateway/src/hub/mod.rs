@@ -16,6 +16,7 @@ mod observe;
 mod projection;
 mod report;
 mod sessions;
+pub mod tasks;
 pub mod tunnel;
 
 use crate::{https, pki::Pki};
@@ -24,7 +25,8 @@ use basalt_apiserver::Identity;
 use basalt_controllers::{events::Recorder, observe::Cause};
 use basalt_daemon::traces;
 use basalt_proto::v1::{
-    ConvergeRequest, EnrollRequest, EnrollResponse, HostManifest, HostReport, ReportSummary, TunnelAnswer, TunnelRequest,
+    ConvergeRequest, EnrollRequest, EnrollResponse, HostManifest, HostReport, LeaseTasksRequest, LeaseTasksResponse, ReportSummary,
+    TaskControl, TaskUpdate, TunnelAnswer, TunnelRequest,
     agent_server::{Agent, AgentServer},
 };
 use enrol::Enrolment;
@@ -37,6 +39,7 @@ use projection::ControlPlane;
 use report::Reporting;
 use sessions::{Call, Sessions};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tasks::{Attempts, board::Board, log::Logs};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -65,6 +68,12 @@ pub struct Parts {
     pub lease: Duration,
     /// Where answers of hosts are awaited.
     pub tunnels: Arc<Tunnels>,
+    /// The attempts of tasks, as the API has them.
+    pub board: Arc<Board>,
+    /// Where logs of tasks are kept.
+    pub logs: Arc<Logs>,
+    /// How long an attempt of a task goes on after its last renewal.
+    pub task_lease: Duration,
 }
 
 /// The hub.
@@ -75,16 +84,19 @@ pub struct Hub {
     reporting: Arc<Reporting>,
     sessions: Arc<Sessions>,
     tunnels: Arc<Tunnels>,
+    attempts: Arc<Attempts>,
     client: Client,
 }
 
 impl Hub {
     /// A hub whose streams all end with `shutdown`.
     pub fn new(parts: Parts, shutdown: CancellationToken) -> Arc<Self> {
-        let Parts { client, pki, token, cluster_uid, heartbeat, lease, tunnels } = parts;
+        let Parts { client, pki, token, cluster_uid, heartbeat, lease, tunnels, board, logs, task_lease } = parts;
         let manifests = Arc::new(Manifests::new(ControlPlane { cluster_uid: cluster_uid.clone(), heartbeat }));
         let images = Arc::new(ImageFindings::new(client.clone(), manifests.clone()));
+        let attempts = Arc::new(Attempts::new(client.clone(), manifests.clone(), board, logs, task_lease, shutdown.clone()));
         let reporting = Arc::new(Reporting {
+            attempts: attempts.clone(),
             client: client.clone(),
             manifests: manifests.clone(),
             images: images.clone(),
@@ -93,7 +105,7 @@ impl Hub {
             silence: (heartbeat * 10).max(Duration::from_secs(30)),
         });
         let enrolment = Enrolment { pki, token, client: client.clone(), cluster_uid };
-        Arc::new(Self { enrolment, manifests, images, reporting, sessions: Sessions::new(shutdown), tunnels, client })
+        Arc::new(Self { enrolment, manifests, images, reporting, sessions: Sessions::new(shutdown), tunnels, attempts, client })
     }
 
     /// Counts the hosts that are connected.
@@ -104,7 +116,11 @@ impl Hub {
 
     /// Mirrors the API and writes what hosts find of images, for ever.
     pub async fn run(&self) {
-        tokio::join!(mirror::run(self.client.clone(), self.manifests.clone()), self.images.run());
+        tokio::join!(
+            mirror::run(self.client.clone(), self.manifests.clone()),
+            self.images.run(),
+            self.attempts.board.mirror(self.client.clone())
+        );
     }
 
     /// Waits until manifests can be made.
@@ -190,6 +206,7 @@ fn host_of<T>(request: &Request<T>) -> Result<String, Status> {
 impl Agent for Hub {
     type ConvergeStream = ReceiverStream<Result<HostManifest, Status>>;
     type TunnelStream = UnboundedReceiverStream<Result<TunnelRequest, Status>>;
+    type RunTaskStream = UnboundedReceiverStream<Result<TaskControl, Status>>;
 
     async fn enroll(&self, request: Request<EnrollRequest>) -> Result<Response<EnrollResponse>, Status> {
         let peer = request.extensions().get::<SocketAddr>().copied();
@@ -235,5 +252,19 @@ impl Agent for Hub {
         let (requests, taking) = self.tunnels.open(request.into_inner(), session);
         tokio::spawn(taking);
         Ok(Response::new(UnboundedReceiverStream::new(requests)))
+    }
+
+    async fn lease_tasks(&self, request: Request<LeaseTasksRequest>) -> Result<Response<LeaseTasksResponse>, Status> {
+        let host = host_of(&request)?;
+        self.attempts.lease(&host, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn run_task(&self, request: Request<Streaming<TaskUpdate>>) -> Result<Response<Self::RunTaskStream>, Status> {
+        let host = host_of(&request)?;
+        let (down, controls) = mpsc::unbounded_channel();
+        let attempts = self.attempts.clone();
+        // In a task of its own: what was said last is written even if the connection is lost.
+        tokio::spawn(async move { attempts.serve(&host, request.into_inner(), down).await });
+        Ok(Response::new(UnboundedReceiverStream::new(controls)))
     }
 }

@@ -11,6 +11,7 @@ use super::{
     manifests::Manifests,
     observe::{Observation, Refusal, Verdict, Written, judge, patch},
     sessions::Session,
+    tasks::Attempts,
 };
 use basalt_api::{Host, SYSTEM_NAMESPACE, VirtualMachine, virtual_machine::VmState};
 use basalt_controllers::events::Recorder;
@@ -56,6 +57,8 @@ pub struct Reporting {
     pub manifests: Arc<Manifests>,
     /// Writes what hosts find of images.
     pub images: Arc<ImageFindings>,
+    /// Renewed only while their host's lease is.
+    pub attempts: Arc<Attempts>,
     /// Writes Events.
     pub recorder: Recorder,
     /// How long a lease is said to last.
@@ -131,7 +134,7 @@ impl Reporting {
             let next = Instant::now() + RENEW_INTERVAL;
             let renewing = renew(&leases, host, self.lease, Timestamp::now()).instrument(exchange("lease", host));
             match timeout(DEADLINE, renewing).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => self.attempts.host_renewed(host),
                 Ok(Err(error)) => tracing::warn!(host, "cannot renew the lease of the host: {error}"),
                 Err(_) => tracing::warn!(host, "cannot renew the lease of the host: the API did not answer in time"),
             }
