@@ -60,8 +60,15 @@ pub enum Verb {
     Delete(verbs::delete::Delete),
     /// Wait until objects are as wanted
     Wait(verbs::wait::Wait),
-    /// Print the serial console of a virtual machine
+    /// Print the serial console of a virtual machine, or the log of a task
     Logs(verbs::logs::Logs),
+    /// End tasks, whatever they are doing
+    Cancel(verbs::tasks::Cancel),
+    /// Create a task like one that has ended
+    Retry(verbs::tasks::Retry),
+    /// Look at tasks by what they are about
+    #[command(subcommand)]
+    Tasks(verbs::tasks::Tasks),
     /// Say why an object is not yet as wanted, and what happens next
     Why(verbs::why::Why),
     /// List events, the newest last

@@ -115,6 +115,8 @@ pub enum Error {
         reasons: Vec<String>,
         /// The command that says more.
         next: String,
+        /// What the process exits with.
+        exit: Exit,
     },
     /// A confirmation is missing.
     #[error("{what}")]
@@ -201,7 +203,7 @@ impl Error {
             Self::NoNamespace { .. } | Self::NotFound { .. } => Exit::NotFound,
             Self::Manifest(_) | Self::Read { .. } | Self::Write { .. } => Exit::Invalid,
             Self::TimeUp { .. } => Exit::TimeUp,
-            Self::Failed { .. } => Exit::Failed,
+            Self::Failed { exit, .. } => *exit,
             Self::Refused { .. } => Exit::Refused,
             Self::NothingMatched => Exit::NothingMatched,
             Self::Told(exit) => *exit,

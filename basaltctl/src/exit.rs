@@ -31,12 +31,18 @@ pub enum Exit {
     Partial,
     /// The command asks for a confirmation that it did not get.
     Refused,
+    /// `wait`: the task took too long.
+    TimedOut,
+    /// `wait`: the task was cancelled.
+    Cancelled,
+    /// `wait`: the task completed, and something else was waited for.
+    Completed,
     /// Try again later.
     TryAgain,
 }
 
 /// Every exit code, in ascending order.
-pub const ALL: [Exit; 14] = [
+pub const ALL: [Exit; 17] = [
     Exit::Ok,
     Exit::Bug,
     Exit::Usage,
@@ -50,6 +56,9 @@ pub const ALL: [Exit; 14] = [
     Exit::TimeUp,
     Exit::Partial,
     Exit::Refused,
+    Exit::TimedOut,
+    Exit::Cancelled,
+    Exit::Completed,
     Exit::TryAgain,
 ];
 
@@ -70,6 +79,9 @@ impl Exit {
             Self::TimeUp => 11,
             Self::Partial => 12,
             Self::Refused => 13,
+            Self::TimedOut => 14,
+            Self::Cancelled => 15,
+            Self::Completed => 16,
             Self::TryAgain => 75,
         }
     }
@@ -90,6 +102,9 @@ impl Exit {
             Self::TimeUp => "time-up",
             Self::Partial => "partial",
             Self::Refused => "refused",
+            Self::TimedOut => "timed-out",
+            Self::Cancelled => "cancelled",
+            Self::Completed => "completed",
             Self::TryAgain => "try-again",
         }
     }
@@ -111,6 +126,9 @@ impl fmt::Display for Exit {
             Self::TimeUp => "wait: time is up; the reason is printed",
             Self::Partial => "partial: some of several failed; each is listed",
             Self::Refused => "refused: needs --yes",
+            Self::TimedOut => "wait: the task took too long",
+            Self::Cancelled => "wait: the task was cancelled",
+            Self::Completed => "wait: the task completed, and something else was waited for",
             Self::TryAgain => "the server is busy: try again",
         })
     }

@@ -6,6 +6,7 @@ use crate::{
     connect::Server,
     discovery::{Kind, Kinds},
     error::Error,
+    exit::Exit,
     output::{age, blocked},
     target::Target,
 };
@@ -179,6 +180,9 @@ impl Goal {
             None => {}
         }
         let phase = str_at(object, "/status/phase");
+        if !str_at(object, "/status/finishedAt").is_empty() {
+            reasons.push(format!("it ended as {phase} ({}): {}", str_at(object, "/status/reason"), str_at(object, "/status/message")));
+        }
         if reasons.is_empty() {
             reasons.push(if phase.is_empty() { "nothing has been reported on it yet".into() } else { format!("its phase is {phase}") });
         }
@@ -218,6 +222,9 @@ fn as_wanted(kind: &Kind, object: &Value) -> bool {
     if !str_at(object, "/metadata/deletionTimestamp").is_empty() || blocked || !current(object, None) {
         return false;
     }
+    if ours && kind.kind == "Task" {
+        return str_at(object, "/status/phase") == "Completed";
+    }
     if ours && kind.kind == "VirtualMachine" && str_at(object, "/status/phase") == "Stopped" {
         // The controller says Stopped only where the spec wants it so.
         return true;
@@ -236,7 +243,9 @@ fn failed_for_good(kind: &Kind, object: &Value) -> bool {
     }
     let keeps_trying = kind.group == "basalt.dev" && KEEPS_TRYING.contains(&kind.kind.as_str());
     let waits = object.pointer("/status/blockedBy").and_then(Value::as_array).is_some_and(|b| !b.is_empty());
-    !keeps_trying && !waits && current(object, None) && matches!(str_at(object, "/status/phase"), "Failed" | "TimedOut" | "Cancelled")
+    let ended = kind.group == "basalt.dev" && kind.kind == "Task" && !str_at(object, "/status/finishedAt").is_empty();
+    let failed = || current(object, None) && matches!(str_at(object, "/status/phase"), "Failed" | "TimedOut" | "Cancelled");
+    ended || (!keeps_trying && !waits && failed())
 }
 
 /// Waits until `target` meets `goal`. `progress` is told the reasons whenever they change.
@@ -276,7 +285,7 @@ pub async fn reach(
                 }
                 match goal.judge(&target.kind, &object) {
                     Verdict::Met => return Ok(()),
-                    Verdict::Failed(reasons) => return Err(failed(target, goal, reasons)),
+                    Verdict::Failed(reasons) => return Err(failed(target, goal, reasons, str_at(&object, "/status/phase"))),
                     Verdict::Waiting(reasons) => reasons,
                 }
             }
@@ -314,8 +323,14 @@ fn time_up(target: &Target, goal: &Goal, limit: Duration, reasons: Vec<String>) 
     Error::TimeUp { object: target.label(), goal: goal.to_string(), waited, reasons, next: next(target) }
 }
 
-fn failed(target: &Target, goal: &Goal, reasons: Vec<String>) -> Error {
-    Error::Failed { object: target.label(), goal: goal.to_string(), reasons, next: next(target) }
+fn failed(target: &Target, goal: &Goal, reasons: Vec<String>, phase: &str) -> Error {
+    let exit = match phase {
+        "TimedOut" => Exit::TimedOut,
+        "Cancelled" => Exit::Cancelled,
+        "Completed" => Exit::Completed,
+        _ => Exit::Failed,
+    };
+    Error::Failed { object: target.label(), goal: goal.to_string(), reasons, next: next(target), exit }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! `basaltctl logs vm/NAME`: the serial console of a virtual machine, as its host recorded it.
+//! `basaltctl logs vm/NAME`: the serial console of a virtual machine, as its host recorded it. `basaltctl logs task/NAME`: what a task
+//! wrote down, also if it is gone.
 
 use super::{usage, with_query};
 use crate::{
@@ -6,22 +7,25 @@ use crate::{
     connect::Server,
     discovery::{Kinds, get},
     error::Error,
-    output::Screen,
+    output::{Screen, age},
     target::{self, Asked},
 };
 use clap::Args;
 use futures::AsyncReadExt;
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
-/// Prints the serial console of a virtual machine.
+/// Prints the serial console of a virtual machine, or the log of a task.
 #[derive(Debug, Args)]
 pub struct Logs {
-    /// The virtual machine: vm/NAME, or NAME
+    /// The virtual machine: vm/NAME, or NAME; or the task: task/NAME
     #[arg(value_name = "vm/NAME", required = true)]
     words: Vec<String>,
     /// Go on printing what the guest writes
     #[arg(short, long)]
     follow: bool,
+    /// Of the log of a task, print only what is not older than this, such as 10m
+    #[arg(long, value_name = "DURATION", value_parser = age::parse)]
+    since: Option<Duration>,
     /// Print only the last lines
     #[arg(long, value_name = "LINES")]
     tail: Option<u32>,
@@ -46,8 +50,16 @@ impl Logs {
         }
         let lines = self.tail.map(|n| n.to_string());
         let path = target.kind.path(target.namespace.as_deref(), Some(&target.name), Some("log"));
-        let query = with_query(&path, &[("follow", self.follow.then_some("true")), ("tailLines", lines.as_deref())]);
-        let action = format!("read the console of {}", target.label());
+        let is_task = target.kind.kind == "Task";
+        if self.since.is_some() && !is_task {
+            return Err(usage("the lines of a console have no times, so there is no --since", "write --tail LINES"));
+        }
+        let since = self.since.map(|since| since.as_secs().to_string());
+        let query = with_query(
+            &path,
+            &[("follow", self.follow.then_some("true")), ("tailLines", lines.as_deref()), ("sinceSeconds", since.as_deref())],
+        );
+        let action = format!("read the {} of {}", if is_task { "log" } else { "console" }, target.label());
         let mut console = match server.stream(&action, get(&query)?).await {
             Ok(console) => Box::pin(console),
             Err(error @ Error::Api { .. }) if error.exit() == crate::exit::Exit::NotFound => {

@@ -12,6 +12,7 @@ pub mod get;
 pub mod goal;
 pub mod jsonpath;
 pub mod logs;
+pub mod tasks;
 pub mod token;
 pub mod version;
 pub mod view;

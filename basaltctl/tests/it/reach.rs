@@ -74,5 +74,5 @@ fn nonsense_on_the_command_line_exits_with_2() {
         assert_eq!(ctl.run(words).code, 2, "{words:?}");
     }
     assert!(ctl.run(&["gte"]).err.contains("Did you mean get?"));
-    assert_eq!(ctl.run(&["exit-codes"]).out.lines().count(), 14);
+    assert_eq!(ctl.run(&["exit-codes"]).out.lines().count(), 17);
 }
