@@ -111,6 +111,7 @@ async fn every_invalid_example_is_refused_by_field_and_nothing_is_stored() {
         ("gateway-without-address", "spec.networks[0].address"),
         ("relative-image", "spec.source"),
         ("name-too-long", "metadata.name"),
+        ("task-without-host", "spec.host"),
     ];
     let dir = examples().join("invalid");
     let files = fs::read_dir(&dir).expect("the examples are there").flatten().filter(|e| e.path().extension().is_some_and(|x| x == "yaml"));
@@ -125,7 +126,7 @@ async fn every_invalid_example_is_refused_by_field_and_nothing_is_stored() {
         let field = field.rsplit('.').next().unwrap_or(field);
         assert!(!theirs.success && theirs.stderr.contains(field), "{name}: {}", theirs.stderr);
     }
-    for kind in ["vms", "images"] {
+    for kind in ["vms", "images", "tasks"] {
         assert_eq!(fleet.kubectl(&["get", kind, "-o", "name"], "").succeeded().stdout, "");
     }
 }

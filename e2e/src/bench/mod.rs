@@ -4,6 +4,7 @@
 pub mod etcd;
 pub mod gateway;
 pub mod reads;
+pub mod tasks;
 pub mod vmm;
 pub mod writes;
 

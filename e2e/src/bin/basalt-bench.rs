@@ -15,6 +15,9 @@ async fn main() -> Result<(), BenchError> {
     if wanted("reads") {
         bench::reads::run().await?;
     }
+    if wanted("tasks") {
+        bench::tasks::run().await?;
+    }
     if wanted("vmm") {
         bench::vmm::run().await?;
     }
