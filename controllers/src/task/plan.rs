@@ -432,3 +432,151 @@ pub fn checked(mut progress: Progress, before: Option<&Progress>) -> Result<Prog
     });
     Ok(progress)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use basalt_api::{
+        Span, TaskSpec,
+        task::{Dependency, Operation, Probe},
+    };
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const LOST: Duration = Duration::from_secs(45);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn task() -> Task {
+        let probe = Probe { steps: 1, step_milliseconds: 0, write_bytes: 0, fail_at: None, fail_attempts: None, silent: true };
+        let mut task = Task::new("t", TaskSpec { host: Some("h".into()), ..TaskSpec::of(Operation::Probe(probe)) });
+        task.metadata.namespace = Some("default".into());
+        task.metadata.creation_timestamp = Some(Time(at(0)));
+        task.spec.timeout = Span::from_secs(100);
+        task
+    }
+
+    fn world() -> World {
+        let place = Place::Host("h".into());
+        World { dependencies: vec![], cycle: None, place, host: HostState::Reports, busy: None, token: "new".into() }
+    }
+
+    fn decided(task: &mut Task, world: &World, second: i64) -> Decision {
+        let decision = next(task, world, LOST, at(second));
+        task.status = Some(decision.status.clone());
+        decision
+    }
+
+    fn report(task: &mut Task, outcome: Outcome) {
+        let status = task.status.as_mut().unwrap();
+        let (token, time) = (status.token.clone().unwrap(), Time(at(0)));
+        let (result, residue) = (BTreeMap::new(), vec!["a file".to_owned()]);
+        let ended_at = Some(time.clone());
+        let outcome = Some(outcome);
+        status.reported = Some(Reported { token, host: "h".into(), started_at: time, outcome, ended_at, message: None, result, residue });
+    }
+
+    #[test]
+    fn an_attempt_that_failed_is_followed_by_others_until_the_limit() {
+        let mut task = task();
+        task.spec.retry = Retry { limit: 2, backoff: Span::from_secs(10), factor: 3, cap: Span::from_secs(20) };
+        let mut now = 1;
+        for wait in [10, 20] {
+            assert_eq!(decided(&mut task, &world(), now).status.phase, Some(TaskPhase::Executing));
+            report(&mut task, Outcome::Failed);
+            let again = decided(&mut task, &world(), now);
+            assert_eq!((again.status.phase, again.look_again), (Some(TaskPhase::Pending), Some(Duration::from_secs(wait))));
+            assert_eq!(again.status.blocked_by[0].code, BlockedCode::RetryBackOff);
+            now += i64::try_from(wait).unwrap();
+        }
+        decided(&mut task, &world(), now);
+        report(&mut task, Outcome::Failed);
+        let ended = decided(&mut task, &world(), now).status;
+        assert_eq!((ended.phase, ended.reason, ended.attempt), (Some(TaskPhase::Failed), Some(TaskReason::OperationFailed), 3));
+        assert_eq!(ended.residue.len(), 3);
+    }
+
+    #[test]
+    fn time_ends_what_waits_and_what_runs_and_the_proof_comes_after() {
+        let mut waits = task();
+        waits.spec.start_timeout = Span::from_secs(60);
+        let silent = World { place: Place::Silent("h".into()), ..world() };
+        assert_eq!(decided(&mut waits, &silent, 1).look_again, Some(Duration::from_secs(59)));
+        let ended = decided(&mut waits, &silent, 60).status;
+        assert_eq!(ended.reason, Some(TaskReason::StartTimeout));
+        assert!(ended.message.unwrap().contains("Host h does not report"));
+        let mut runs = task();
+        assert_eq!(decided(&mut runs, &world(), 1).look_again, Some(Duration::from_secs(100)));
+        let ended = decided(&mut runs, &world(), 101).status;
+        assert_eq!((ended.phase, ended.stopping), (Some(TaskPhase::TimedOut), true));
+        report(&mut runs, Outcome::Stopped);
+        let proved = decided(&mut runs, &world(), 102).status;
+        assert_eq!((proved.phase, proved.stopping), (Some(TaskPhase::TimedOut), false));
+        assert_eq!(proved.finished_at, Some(Time(at(101))));
+    }
+
+    #[test]
+    fn a_silent_host_is_waited_for_as_long_as_an_attempt_may_run_there() {
+        let mut task = task();
+        decided(&mut task, &world(), 1);
+        let silent = World { host: HostState::Silent { since: at(10) }, ..world() };
+        let waits = decided(&mut task, &silent, 20);
+        assert_eq!((waits.status.phase, waits.look_again), (Some(TaskPhase::Executing), Some(Duration::from_secs(35))));
+        assert_eq!(waits.status.blocked_by[0].code, BlockedCode::HostNotReady);
+        let lost = decided(&mut task, &silent, 55).status;
+        assert_eq!((lost.phase, lost.reason), (Some(TaskPhase::Failed), Some(TaskReason::HostLost)));
+        assert_eq!(lost.residue.len(), 1);
+    }
+
+    #[test]
+    fn what_may_not_be_repeated_is_not() {
+        let mut task = task();
+        task.spec.operation = Operation::OsApply(Default::default());
+        task.spec.retry.limit = 5;
+        decided(&mut task, &world(), 1);
+        report(&mut task, Outcome::Interrupted);
+        assert_eq!(decided(&mut task, &world(), 2).status.reason, Some(TaskReason::Interrupted));
+    }
+
+    fn outcome() -> impl Strategy<Value = Option<Outcome>> {
+        let all = [Outcome::Succeeded, Outcome::Failed, Outcome::NotSupported, Outcome::Stopped, Outcome::Interrupted];
+        prop::option::of(prop::sample::select(all.to_vec()))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_an_end_is_the_end_and_every_wait_says_for_what(
+            steps in prop::collection::vec((0..200_i64, outcome(), any::<bool>(), 0..4_usize, any::<bool>()), 1..30),
+            limit in 0..3_u32,
+        ) {
+            let mut task = task();
+            task.spec.retry.limit = limit;
+            task.spec.depends_on = vec![Dependency { task: "other".into(), on_failure: OnFailure::Fail }];
+            let phases = [None, Some(TaskPhase::Executing), Some(TaskPhase::Completed), Some(TaskPhase::Completed)];
+            let mut now = 1;
+            for (number, (wait, outcome, cancel, phase, silent)) in steps.into_iter().enumerate() {
+                now += wait;
+                task.spec.cancel_requested |= cancel && number % 7 == 0;
+                if let Some(outcome) = outcome && task.status.as_ref().is_some_and(|status| status.token.is_some()) {
+                    report(&mut task, outcome);
+                }
+                let before = task.status.clone().unwrap_or_default();
+                let host = if silent { HostState::Silent { since: at(now - 10) } } else { HostState::Reports };
+                let world = World { dependencies: vec![phases[phase]], host, token: format!("token-{number}"), ..world() };
+                let after = decided(&mut task, &world, now).status;
+                if before.finished_at.is_some() {
+                    prop_assert_eq!((before.phase, before.finished_at, before.attempt), (after.phase, after.finished_at.clone(), after.attempt));
+                } else if after.phase == Some(TaskPhase::Pending) {
+                    prop_assert!(!after.blocked_by.is_empty(), "{:?}", after);
+                }
+                // A new attempt begins only when nothing is left of the one before.
+                if after.attempt > before.attempt {
+                    prop_assert!(!after.stopping && after.attempt == before.attempt + 1 && after.attempt <= limit + 1);
+                }
+                prop_assert_eq!(after.phase.is_some_and(TaskPhase::is_terminal), after.finished_at.is_some());
+            }
+        }
+    }
+}
