@@ -12,9 +12,12 @@ use commits::Commits;
 use etcd_client::{Client, ConnectOptions, EventType, GetOptions, KvClient, WatchOptions};
 use futures::{StreamExt, stream};
 use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tonic::Code;
 
 /// How long etcd may take for a request.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How soon what reads is asked again after a connection was lost.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// A store in an etcd cluster.
 pub struct Etcd {
@@ -67,12 +70,35 @@ async fn within<T>(operation: &'static str, request: impl Future<Output = Result
     }
 }
 
+/// The same for what only reads: it is asked again, of another member, when the connection to one was lost.
+async fn reading<T, F>(operation: &'static str, request: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, etcd_client::Error>>,
+{
+    let lost = |error: &etcd_client::Error| match error {
+        etcd_client::Error::GRpcStatus(status) => matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown),
+        error => matches!(error, etcd_client::Error::TransportError(_)),
+    };
+    let asking = async {
+        loop {
+            match request().await {
+                Err(error) if lost(&error) => tokio::time::sleep(AGAIN).await,
+                other => return other,
+            }
+        }
+    };
+    within(operation, asking).await
+}
+
 #[async_trait::async_trait]
 impl Store for Etcd {
     async fn revision(&self) -> Result<Revision, StoreError> {
-        let mut client = kv(&self.client);
         // A linearizable read: what it says was acknowledged by a quorum.
-        let answer = within("read the revision", client.get("\0", Some(GetOptions::new().with_keys_only()))).await?;
+        let answer = reading("read the revision", || {
+            let mut client = kv(&self.client);
+            async move { client.get("\0", Some(GetOptions::new().with_keys_only())).await }
+        })
+        .await?;
         Ok(answer.header().map_or(0, |header| revision::after_all_of(header.revision())))
     }
 
@@ -80,7 +106,11 @@ impl Store for Etcd {
         if !limits::is_key(key) {
             return Ok(None);
         }
-        let answer = within("read a key", kv(&self.client).get(key, None)).await?;
+        let answer = reading("read a key", || {
+            let mut client = kv(&self.client);
+            async move { client.get(key, None).await }
+        })
+        .await?;
         Ok(answer.kvs().first().map(revision::entry))
     }
 
@@ -89,7 +119,11 @@ impl Store for Etcd {
         if start >= end {
             return Ok(Range { entries: Vec::new(), revision: self.revision().await?, more: false });
         }
-        let answer = within("read a range", kv(&self.client).get(start, Some(options))).await?;
+        let answer = reading("read a range", || {
+            let (mut client, options) = (kv(&self.client), options.clone());
+            async move { client.get(start, Some(options)).await }
+        })
+        .await?;
         Ok(Range {
             entries: answer.kvs().iter().map(revision::entry).collect(),
             revision: answer.header().map_or(0, |header| revision::after_all_of(header.revision())),
