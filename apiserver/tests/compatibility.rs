@@ -10,7 +10,7 @@ use std::{fmt::Write, fs, ops::Range, path::Path, process::Stdio};
 /// A command line, a text that its output has, and the minor versions of kubectl that know it.
 struct Step(&'static str, &'static str, Range<u32>);
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 8] = [
     (
         "web.yaml",
         "apiVersion: basalt.dev/v1alpha1\nkind: VirtualMachine\nmetadata:\n  name: web\n  labels: {app: web}\nspec:\n  cpus: 1\n  memory: 1Gi\n  boot:\n    kernel: {image: kernel}\n",
@@ -31,6 +31,11 @@ const FILES: [(&str, &str); 6] = [
         "one.yaml",
         "apiVersion: basalt.dev/v1alpha1\nkind: VirtualMachine\nmetadata: {name: one, labels: {set: both}}\nspec: {memory: 1Gi, boot: {kernel: {image: kernel}}}\n",
     ),
+    (
+        "farms.yaml",
+        "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: farms.shop.example}\nspec:\n  group: shop.example\n  scope: Namespaced\n  names: {plural: farms, singular: farm, kind: Farm}\n  versions:\n  - name: v1\n    served: true\n    storage: true\n    subresources: {scale: {specReplicasPath: .spec.replicas, statusReplicasPath: .status.replicas}}\n    schema:\n      openAPIV3Schema:\n        type: object\n        properties:\n          spec: {type: object, properties: {replicas: {type: integer, description: How many there shall be.}}}\n          status: {type: object, properties: {replicas: {type: integer}}}\n",
+    ),
+    ("farm.yaml", "apiVersion: shop.example/v1\nkind: Farm\nmetadata: {name: a}\nspec: {replicas: 1}\n"),
     ("kustom/kustomization.yaml", "namePrefix: k-\ncommonLabels: {made-by: kustomize}\nresources: [vm.yaml]\n"),
 ];
 
@@ -88,6 +93,16 @@ const STEPS: &[Step] = &[
     Step("kubectl create clusterrole watcher --verb=get,list,watch --resource=virtualmachines", "watcher created", 0..99),
     Step("kubectl create clusterrolebinding watchers --clusterrole=watcher --user=jane", "watchers created", 0..99),
     Step("kubectl auth whoami", "admin", 28..99),
+    Step("kubectl apply -f farms.yaml", "farms.shop.example created", 0..99),
+    Step("kubectl wait crd/farms.shop.example --for=condition=Established --timeout=5s", "condition met", 0..99),
+    Step("kubectl explain farm.spec.replicas", "How many there shall be", 0..99),
+    Step("kubectl apply -f farm.yaml", "farm.shop.example/a created", 0..99),
+    Step("kubectl scale farm/a --replicas=5", "scaled", 0..99),
+    Step("kubectl scale farm/a --replicas=6 --current-replicas=3 2>&1 || true", "xpected replicas to be 3, was 5", 0..99),
+    Step("kubectl get farm a --subresource=scale", "DESIRED", 24..99),
+    Step("kubectl patch farm a --subresource=scale --type=merge -p '{\"spec\":{\"replicas\":2}}'", "patched", 24..99),
+    Step("kubectl get farm a -o jsonpath='{.spec.replicas}{\"\\n\"}'", "", 0..99),
+    Step("kubectl delete crd farms.shop.example", "deleted", 0..99),
     Step("kubectl kustomize kustom", "name: k-web", 0..99),
     Step("kubectl apply -k kustom", "k-web created", 0..99),
     Step("kubectl delete -k kustom", "deleted", 0..99),
