@@ -13,9 +13,19 @@ use hyper_util::{
         graceful::{GracefulShutdown, Watcher},
     },
 };
-use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{
+    RootCertStore, ServerConfig,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
@@ -59,8 +69,42 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     TcpListener::bind(address).await.map_err(|source| ListenError::Bind { address, source })
 }
 
+/// The certificate that a listener shows: each handshake takes the newest.
+#[derive(Debug)]
+pub struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl Shown {
+    /// This one first.
+    pub fn new(server: &Credential) -> Result<Arc<Self>, ListenError> {
+        Ok(Arc::new(Self(RwLock::new(certified(server)?))))
+    }
+
+    /// Shows this one from now on; says whether it is another.
+    pub fn show(&self, server: &Credential) -> Result<bool, ListenError> {
+        let next = certified(server)?;
+        let mut shown = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let another = shown.cert != next.cert;
+        *shown = next;
+        Ok(another)
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+fn certified(server: &Credential) -> Result<Arc<CertifiedKey>, ListenError> {
+    let failed = |e: &dyn std::fmt::Display| ListenError::Tls(e.to_string());
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(server.certificate.as_bytes()).collect();
+    let key = PrivateKeyDer::from_pem_slice(server.key.as_bytes()).map_err(|e| failed(&e))?;
+    let provider = rustls::crypto::ring::default_provider();
+    CertifiedKey::from_der(chain.map_err(|e| failed(&e))?, key, &provider).map(Arc::new).map_err(|e| failed(&e))
+}
+
 /// TLS with our certificate, and clients' certificates of our CA if they have one.
-pub fn tls(ca: &str, server: &Credential, protocols: &[&[u8]]) -> Result<TlsAcceptor, ListenError> {
+pub fn tls(ca: &str, shown: Arc<Shown>, protocols: &[&[u8]]) -> Result<TlsAcceptor, ListenError> {
     let failed = |e: &dyn std::fmt::Display| ListenError::Tls(e.to_string());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
@@ -71,14 +115,11 @@ pub fn tls(ca: &str, server: &Credential, protocols: &[&[u8]]) -> Result<TlsAcce
         .allow_unauthenticated()
         .build()
         .map_err(|e| failed(&e))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(server.certificate.as_bytes()).collect();
-    let key = PrivateKeyDer::from_pem_slice(server.key.as_bytes()).map_err(|e| failed(&e))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| failed(&e))?
         .with_client_cert_verifier(clients)
-        .with_single_cert(chain.map_err(|e| failed(&e))?, key)
-        .map_err(|e| failed(&e))?;
+        .with_cert_resolver(shown);
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -2,6 +2,7 @@
 //! the hub that agents talk to, and ends them all together.
 
 mod admission;
+pub mod certificates;
 pub mod client;
 pub mod config;
 pub mod https;
@@ -24,6 +25,7 @@ use basalt_store::{
     embedded::{self, Embedded},
     etcd::Etcd,
 };
+use certificates::Certificates;
 use config::{AuditLevel, Config, StoreKind};
 use hub::tasks::{board::Board, log::Logs, served::TaskLog};
 use jiff::Timestamp;
@@ -46,14 +48,16 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(2);
 /// How often logs of tasks are looked through for those to forget.
 const LOG_SWEEP: Duration = Duration::from_secs(600);
+/// How often certificates are looked at for those that end soon.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(3600);
+/// How much history etcd keeps, as Kubernetes has it: who was away for longer lists again.
+const ETCD_HISTORY: Duration = Duration::from_secs(300);
+
 /// How long a host must have been silent before nothing of an attempt with such a lease can run there: a third more for the
 /// renewal of the host's own lease to be late, and the rest for what clocks may differ by.
 pub fn task_lost(lease: Duration) -> Duration {
     lease + lease / 2
 }
-
-/// How much history etcd keeps, as Kubernetes has it: who was away for longer lists again.
-const ETCD_HISTORY: Duration = Duration::from_secs(300);
 
 /// The gateway cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -112,7 +116,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     let begin = Instant::now();
     let now = Timestamp::now();
     let pki = Arc::new(pki::Pki::open(&config.data_dir, now)?);
-    let server = pki.server(&config.advertise, now)?;
+    let shown = https::Shown::new(&pki.server(&config.advertise, now)?)?;
     let token = hub::JoinToken::new(&pki::join_token(&config.join_token_file)?);
     let listener = https::bind(config.listen).await?;
     let hub_listener = https::bind(config.hub_listen).await?;
@@ -167,7 +171,6 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     let agents = client::in_process(api.router(), client::part("hub"), None);
     let cluster_uid = cluster_uid(&agents).await?;
 
-    let admin = pki.admin(now)?;
     let name = config.advertise.first().map_or("127.0.0.1", String::as_str);
     let url = |address: SocketAddr| format!("https://{}", kubeconfig::host_port(name, address.port()));
     let here = Ready {
@@ -179,11 +182,17 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         version: basalt_daemon::version::VERSION.into(),
         cluster_uid: cluster_uid.clone(),
     };
-    let file = kubeconfig::admin(&here.api_url, &pki.ca, &admin)?;
-    pki::write(&config.data_dir.join("admin.kubeconfig"), file.as_bytes(), 0o600)?;
+    let certificates = Certificates {
+        pki: pki.clone(),
+        names: config.advertise.clone(),
+        shown: shown.clone(),
+        kubeconfig: config.data_dir.join("admin.kubeconfig"),
+        api_url: here.api_url.clone(),
+    };
+    certificates.put(now)?;
 
-    let api_tls = https::tls(&pki.ca, &server, https::API_PROTOCOLS)?;
-    let hub_tls = https::tls(&pki.ca, &server, https::HUB_PROTOCOLS)?;
+    let api_tls = https::tls(&pki.ca, shown.clone(), https::API_PROTOCOLS)?;
+    let hub_tls = https::tls(&pki.ca, shown, https::HUB_PROTOCOLS)?;
     let heartbeat = Duration::from_secs(config.heartbeat_seconds.into());
     let parts = hub::Parts {
         client: agents,
@@ -229,6 +238,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         }
     });
     parts.spawn(sweep_logs(logs, shutdown.clone()));
+    parts.spawn(certificates.keep(CERTIFICATE_CHECK, Timestamp::now, shutdown.clone()));
     let text = serde_json::to_vec_pretty(&here).map_err(|e| GatewayError::Encode { what: "gateway.json", reason: e.to_string() })?;
     pki::write(&place, &text, 0o644)?;
     tracing::info!(

@@ -25,7 +25,7 @@ const CA_DAYS: i64 = 3650;
 const SERVER_DAYS: i64 = 365;
 const ADMIN_DAYS: i64 = 365;
 const HOST_DAYS: i64 = 90;
-/// A certificate that ends within so many days is made anew at the start.
+/// A certificate that ends within so many days is made anew.
 const RENEW_DAYS: i64 = 30;
 /// Bytes of randomness in a join token, and how many characters one must have.
 const TOKEN_BYTES: usize = 32;

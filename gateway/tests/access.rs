@@ -11,6 +11,7 @@ use kube::{
     Api,
     api::{WatchEvent, WatchParams},
 };
+use serde_json::json;
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Output, process::Stdio};
 use tokio::io::AsyncWriteExt;
 
@@ -244,6 +245,76 @@ async fn a_host_reaches_itself_its_lease_and_its_vms_and_nothing_else() {
     let rest: Vec<_> = within("the end of the watch", watch.try_collect()).await.unwrap();
     let of_h1 = |event: &WatchEvent<VirtualMachine>| matches!(event, WatchEvent::Modified(vm) if vm.status.as_ref().unwrap().host.as_deref() == Some("h1"));
     assert!(rest.iter().all(of_h1), "{rest:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_built_in_role_may_do_what_is_written_of_it_and_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = start(dir.path()).await;
+    let admin = gateway.admin().await;
+    let ours = "/apis/basalt.dev/v1alpha1";
+    let create = async |path: &str, object: serde_json::Value| {
+        let request = http::Request::post(path).header("content-type", "application/json");
+        admin.request_text(request.body(object.to_string().into_bytes()).unwrap()).await.unwrap();
+    };
+    let roles = ["viewer", "operator", "auditor", "admin"];
+    for role in roles {
+        let binding = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": { "name": role },
+            "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+            "subjects": [{ "apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": role }],
+        });
+        create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
+    }
+    let (_h1, _reports) = gateway.ready_host("h1").await;
+    placed_vm(&admin, "web", "h1").await;
+    let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "s" }, "stringData": { "word": "w" } });
+    create("/api/v1/namespaces/default/secrets", secret).await;
+    let task = json!({
+        "apiVersion": "basalt.dev/v1alpha1", "kind": "Task", "metadata": { "name": "t", "namespace": "default" },
+        "spec": { "host": "h1", "operation": { "probe": { "steps": 1 } } },
+    });
+    create(&format!("{ours}/namespaces/default/tasks"), task).await;
+    let clients: Vec<_> = futures::future::join_all(roles.map(|role| gateway.token_client(role))).await;
+
+    let vm = format!("{ours}/namespaces/default/virtualmachines/web");
+    let review = json!({ "apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview",
+        "spec": { "user": "viewer", "resourceAttributes": { "verb": "get", "resource": "hosts", "group": "basalt.dev" } } });
+    let (none, change) = (json!(null), json!({ "metadata": { "labels": { "a": "b" } } }));
+    // Method, path, body, and who may: viewer, operator, auditor, admin.
+    let cases = [
+        ("GET", vm.clone(), &none, [true, true, true, true]),
+        ("GET", format!("{vm}/status"), &none, [true, true, true, true]),
+        ("GET", format!("{ours}/hosts"), &none, [true, true, true, true]),
+        ("GET", format!("{ours}/namespaces/default/tasks/t/log"), &none, [true, true, false, true]),
+        ("GET", "/api/v1/namespaces/default/events".into(), &none, [true, true, true, true]),
+        ("GET", "/apis/coordination.k8s.io/v1/leases".into(), &none, [true, true, true, true]),
+        ("PATCH", vm.clone(), &change, [false, true, false, true]),
+        ("PATCH", format!("{ours}/namespaces/default/tasks/t"), &change, [false, true, false, true]),
+        // A status is its controller's.
+        ("PATCH", format!("{vm}/status"), &change, [false, false, false, true]),
+        ("PATCH", "/api/v1/namespaces/default".into(), &change, [false, false, false, true]),
+        ("GET", "/api/v1/namespaces/default/secrets/s".into(), &none, [false, false, false, true]),
+        ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings".into(), &none, [false, false, true, true]),
+        ("GET", "/apis/authentication.basalt.dev/v1/accesstokens".into(), &none, [false, false, true, true]),
+        ("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews".into(), &review, [false, false, true, true]),
+        ("GET", "/audit".into(), &none, [false, false, true, true]),
+        ("GET", "/metrics".into(), &none, [false, false, true, true]),
+        ("GET", "/version".into(), &none, [true, true, true, true]),
+        ("DELETE", vm, &none, [false, true, false, true]),
+    ];
+    for (method, path, body, may) in cases {
+        for ((role, client), may) in roles.iter().zip(&clients).zip(may) {
+            let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+            let request = http::Request::builder().method(method).uri(&path).header("content-type", kind);
+            let body = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
+            let answer = client.request_text(request.body(body).unwrap()).await;
+            let refused = matches!(&answer, Err(kube::Error::Api(status)) if status.code == 403);
+            assert_eq!(refused, !may, "{role} {method} {path}: {answer:?}");
+            let other = matches!(&answer, Err(kube::Error::Api(status)) if ![403, 404].contains(&status.code));
+            assert!(!other && (refused || answer.is_ok() || method == "DELETE"), "{role} {method} {path}: {answer:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
