@@ -73,10 +73,16 @@ pub const CREATED_BY: &str = "basalt.dev/created-by";
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Where the task stands"),
     printcolumn(name = "Step", type_ = "string", json_path = ".status.progress.step", description = "What it is doing"),
     printcolumn(
-        name = "Done",
+        name = "Progress",
         type_ = "integer",
         json_path = ".status.progress.percent",
         description = "Percent of the work that is done"
+    ),
+    printcolumn(
+        name = "ETA",
+        type_ = "integer",
+        json_path = ".status.progress.etaSeconds",
+        description = "Seconds until the end, at the rate of late"
     ),
     printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt", priority = 1, description = "Which attempt it is"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", priority = 1, description = "Why it ended as it did"),

@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use basalt_api::{
-    Task, TaskStatus,
+    Host, Task, TaskStatus, VirtualMachine,
     task::{TaskPhase, TaskReason},
+    virtual_machine::{RunStrategy, VmPhase},
 };
 use basalt_e2e::{Fleet, Options};
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams},
+    api::{ListParams, Patch, PatchParams},
     runtime::wait::{Condition, await_condition},
 };
 use serde_json::{Value, json};
@@ -118,6 +119,10 @@ async fn the_examples_run_and_are_seen_by_the_command_line() {
     assert_eq!(failed.lines().count(), 2, "{failed}");
     let tree = fleet.ctl(&["tasks", "tree", "host/host-2"]).succeeded().stdout;
     assert!(tree.contains("Probe task/look-again  Completed") && tree.contains("after look-around (Completed)"), "{tree}");
+    let described = fleet.ctl(&["describe", "task/look-again"]).succeeded().stdout;
+    for part in ["Operation:    Probe", "Attempt:      1 of at most", "Timeline:", "attempt 1 begins, given to host host-2"] {
+        assert!(described.contains(part), "{part}:\n{described}");
+    }
     let table = fleet.kubectl(&["get", "tasks"], "").succeeded().stdout;
     assert!(table.contains("OPERATION") && table.matches("Completed").count() == 4, "{table}");
 }
@@ -168,4 +173,97 @@ async fn a_task_ends_truly_whoever_is_killed_at_whichever_step() {
             }
         }
     }
+}
+
+/// A VM that runs on the first host, as far as a simulator can.
+async fn with_vm(fleet: &Fleet, name: &str) {
+    let spec = "{ cpus: 1, memory: 64Mi, boot: { kernel: { image: kernel } } }";
+    fleet.apply(&format!(
+        "apiVersion: basalt.dev/v1alpha1\nkind: Image\nmetadata: {{ name: kernel }}\nspec: {{ source: 'file:///etc/os-release', format: Kernel }}\n---\n\
+         apiVersion: basalt.dev/v1alpha1\nkind: VirtualMachine\nmetadata: {{ name: {name} }}\nspec: {spec}\n"
+    ));
+    fleet.vm_becomes(name, "runs", vm_is(VmPhase::Running)).await;
+}
+
+fn vm_is(phase: VmPhase) -> impl Condition<VirtualMachine> {
+    move |vm: Option<&VirtualMachine>| vm.and_then(|vm| vm.status.as_ref()).and_then(|status| status.phase) == Some(phase)
+}
+
+async fn host(client: &Client) -> Host {
+    Api::<Host>::all(client.clone()).get("host-1").await.unwrap()
+}
+
+#[tokio::test]
+async fn what_the_control_plane_does_itself_is_done_or_undone_whenever_the_gateway_is_killed() {
+    let fleet = Fleet::start(Options { vmm: "simulated", ..Options::default() });
+    with_vm(&fleet, "v").await;
+    let drain = json!({ "host": "host-1", "operation": { "hostDrain": { "stopUnmovable": true } } });
+    // What there is when the gateway is killed, in the order in which it comes to be.
+    let moments = ["executing", "noted", "unschedulable", "moving", "stopping", "halted", "stopped"];
+    for cancel in [false, true] {
+        for moment in moments {
+            let name = format!("{moment}-{cancel}");
+            let client = fleet.client().await;
+            create(&client, &name, drain.clone()).await;
+            let reached = async {
+                loop {
+                    let task = status(tasks(&client).get_opt(&name).await.unwrap().as_ref());
+                    let children = ListParams::default().labels(&format!("basalt.dev/parent={name}"));
+                    let children = tasks(&client).list(&children).await.unwrap().items;
+                    let is = |operation: &str| children.iter().any(|child| child.spec.operation.name() == operation);
+                    let vm = fleet.vm("v").await;
+                    // Who comes late sees a later one.
+                    let over = task.phase.is_some_and(TaskPhase::is_terminal);
+                    let there = match moment {
+                        "executing" => task.phase == Some(TaskPhase::Executing),
+                        "noted" => !task.undo.is_empty(),
+                        "unschedulable" => host(&client).await.spec.unschedulable,
+                        "moving" => is("VmMigrate"),
+                        "stopping" => is("VmStop"),
+                        "halted" => vm.spec.run_strategy == RunStrategy::Halted,
+                        _ => vm.status.and_then(|status| status.phase) == Some(VmPhase::Stopped),
+                    };
+                    if there || over {
+                        return;
+                    }
+                }
+            };
+            tokio::time::timeout(DEADLINE, reached).await.unwrap_or_else(|_| panic!("waited in vain: {name}"));
+            if cancel {
+                let patch = Patch::Merge(json!({ "spec": { "cancelRequested": true } }));
+                tasks(&client).patch(&name, &PatchParams::default(), &patch).await.unwrap();
+            }
+            fleet.kill("gateway");
+            fleet.up();
+            let client = fleet.client().await;
+            let ended = ends(&client, &name).await;
+            let host = host(&client).await;
+            match ended.phase {
+                Some(TaskPhase::Completed) => {
+                    fleet.vm_becomes("v", "is stopped", vm_is(VmPhase::Stopped)).await;
+                    assert!(host.spec.unschedulable, "{name}: {ended:?}");
+                    assert!(!cancel || ["halted", "stopped"].contains(&moment), "{name}: {ended:?}");
+                    Api::<Host>::all(client.clone())
+                        .patch("host-1", &PatchParams::default(), &Patch::Merge(json!({ "spec": { "unschedulable": false } })))
+                        .await
+                        .unwrap();
+                    Api::<VirtualMachine>::default_namespaced(client.clone())
+                        .patch("v", &PatchParams::default(), &Patch::Merge(json!({ "spec": { "runStrategy": "Always" } })))
+                        .await
+                        .unwrap();
+                }
+                Some(TaskPhase::Cancelled) => assert!(cancel && !host.spec.unschedulable, "{name}: {ended:?}"),
+                _ => panic!("{name}: {ended:?}"),
+            }
+            assert_eq!((ended.attempt, ended.residue.len(), ended.late_results.len()), (1, 0, 0), "{name}: {ended:?}");
+            fleet.vm_becomes("v", "runs again", vm_is(VmPhase::Running)).await;
+            let children = tasks(&client).list(&ListParams::default().labels(&format!("basalt.dev/parent={name}"))).await.unwrap().items;
+            assert!(children.len() <= 2, "{name}: no part is made twice: {children:?}");
+            for child in &children {
+                assert!(status(Some(child)).phase.is_some_and(TaskPhase::is_terminal), "{name}: {child:?}");
+            }
+        }
+    }
+    let described = fleet.ctl(&["describe", "task/stopped-false"]).succeeded().stdout;
+    assert!(described.contains("Parts:\n  VmMigrate task/stopped-false-move-") && described.contains("\n  VmStop task/"), "{described}");
 }

@@ -406,11 +406,21 @@ async fn a_vm_is_stopped_and_a_cancel_puts_back_what_was_changed() {
     let (admin, _host) = (gateway.admin().await, obedient(&gateway, "h1").await);
     placed_vm(&admin, "v", "h1").await;
     let stop = json!({ "operation": { "vmStop": { "vm": "v" } }, "host": null });
-    create(&admin, "stop", stop.clone()).await;
+    create(&admin, "stop", stop).await;
     in_phase(&admin, "stop", TaskPhase::Completed).await;
     let stopped = common::vms(&admin).get("v").await.unwrap();
     assert_eq!(stopped.spec.run_strategy, RunStrategy::Halted);
     assert_eq!(stopped.status.unwrap().phase, Some(VmPhase::Stopped));
+    // A host that does not act: the VM goes on, and is to go on.
+    let (_idle, _reports) = gateway.ready_host("h2").await;
+    placed_vm(&admin, "busy", "h2").await;
+    let stop = json!({ "operation": { "vmStop": { "vm": "busy" } }, "host": null });
+    create(&admin, "enough", stop).await;
+    let halted = |vm: &basalt_api::VirtualMachine| vm.spec.run_strategy == RunStrategy::Halted;
+    common::until(&common::vms(&admin), "busy", "it is to stop", halted).await;
+    cancel(&admin, "enough").await;
+    in_phase(&admin, "enough", TaskPhase::Cancelled).await;
+    assert_eq!(common::vms(&admin).get("busy").await.unwrap().spec.run_strategy, RunStrategy::Always);
     create(&admin, "none", json!({ "operation": { "vmStop": { "vm": "none" } }, "host": null })).await;
     let failed = in_phase(&admin, "none", TaskPhase::Failed).await;
     assert_eq!(status(&failed).message.as_deref(), Some("VM none does not exist"));

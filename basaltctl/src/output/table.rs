@@ -1,7 +1,8 @@
 //! Tables as the server sends them, printed so that they fit: columns of low priority go first, then long cells lose
-//! their middle; nothing ever wraps. Only abnormal cells are coloured, and the word is always there too.
+//! their middle; nothing ever wraps. How far something is is a bar where a terminal has room for it. Only abnormal cells are coloured, and the word is always there too.
 
-use super::text;
+use super::{age, text};
+use jiff::SignedDuration;
 use serde_json::Value;
 
 /// A column of a table.
@@ -61,6 +62,11 @@ pub struct Style {
 
 const GAP: usize = 3;
 const NARROWEST: usize = 6;
+/// How many signs a bar has, where there is room, and what it begins with.
+const BARS: [usize; 2] = [10, 5];
+const BAR: char = '[';
+/// How much of a name is left at the least for a bar.
+const NAME: usize = 12;
 
 impl Table {
     /// Reads a `meta.k8s.io/v1` Table; `None` if `value` is something else.
@@ -111,12 +117,26 @@ impl Table {
     pub fn redrawn(&self, style: Style, kept: &mut Vec<usize>) -> String {
         let shown: Vec<usize> = (0..self.columns.len()).filter(|&i| style.wide || !self.columns[i].extra).collect();
         let header = |i: usize| if style.no_headers { "" } else { self.columns[i].name.as_str() };
-        let cell = |row: &'_ Row, i: usize| row.cells.get(i).cloned().unwrap_or_else(|| "-".into());
-        let widest = |&i: &usize| self.rows.iter().map(|r| text::width(&cell(r, i))).max().unwrap_or(0).max(text::width(header(i)));
+        let cell_of = |row: &'_ Row, i: usize, bar: usize| match row.cells.get(i) {
+            Some(cell) => told(&self.columns[i], cell, bar),
+            None => "-".into(),
+        };
+        let widest = |i: usize, bar: usize| {
+            let cells = self.rows.iter().map(|row| text::width(&cell_of(row, i, bar)));
+            cells.max().unwrap_or(0).max(text::width(header(i)))
+        };
+        // A name may lose its middle for a bar, nothing else may.
+        let fits = |bar: usize, room: usize| {
+            let widths = shown.iter().map(|&i| if i == 0 { widest(i, bar).min(NAME) } else { widest(i, bar) });
+            widths.sum::<usize>() + 2 * shown.len().saturating_sub(1) <= room
+        };
+        let bar = style.room.and_then(|room| BARS.into_iter().find(|&bar| fits(bar, room))).unwrap_or(0);
+        let cell = |row: &'_ Row, i: usize| cell_of(row, i, bar);
         kept.resize(shown.len(), 0);
-        kept.iter_mut().zip(shown.iter().map(widest)).for_each(|(kept, widest)| *kept = widest.max(*kept));
+        kept.iter_mut().zip(&shown).for_each(|(kept, &i)| *kept = widest(i, bar).max(*kept));
         let natural: &[usize] = kept;
-        let floors: Vec<usize> = shown.iter().map(|&i| text::width(header(i)).max(NARROWEST)).collect();
+        let narrowest = |i: usize| if bar > 0 && self.columns[i].name == "PROGRESS" { widest(i, bar) } else { NARROWEST };
+        let floors: Vec<usize> = shown.iter().map(|&i| text::width(header(i)).max(narrowest(i))).collect();
         let (gap, widths) = fitted(natural, &floors, style.room);
 
         let mut out = String::new();
@@ -133,7 +153,7 @@ impl Table {
                     Some(sgr) if coloured && style.colour => format!("\x1b[{sgr}m{shown_text}\x1b[0m"),
                     _ => shown_text,
                 };
-                if self.columns[shown[n]].number {
+                if self.columns[shown[n]].number && !cell_text.starts_with(BAR) {
                     text.push_str(&pad);
                     text.push_str(&painted);
                 } else {
@@ -167,6 +187,26 @@ fn cell(value: &Value) -> String {
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
+}
+
+/// A cell as a person reads it: how far something is in percent, with a bar if there is room, and how long it takes yet.
+fn told(column: &Column, cell: &str, bar: usize) -> String {
+    let number = cell.parse::<u64>().ok().filter(|_| column.number);
+    match (column.name.as_str(), number) {
+        ("PROGRESS", Some(percent)) => drawn(percent, bar),
+        ("ETA", Some(seconds)) => age::short(SignedDuration::from_secs(seconds.try_into().unwrap_or(i64::MAX))),
+        _ => cell.to_owned(),
+    }
+}
+
+/// How far something is: a bar of so many signs, if any, and the percent.
+pub fn drawn(percent: u64, signs: usize) -> String {
+    let percent = percent.min(100);
+    if signs == 0 {
+        return format!("{percent}%");
+    }
+    let full = usize::try_from(percent).unwrap_or(0) * signs / 100;
+    format!("{BAR}{}{}] {percent:>3}%", "#".repeat(full), ".".repeat(signs - full))
 }
 
 /// The gap between columns and the width of each, so that a row takes no more than `room`: first the gap shrinks, then
@@ -244,10 +284,58 @@ mod tests {
         ");
     }
 
+    fn tasks() -> Table {
+        let column = |name: &str, type_: &str| json!({"name": name, "type": type_, "priority": 0});
+        let row = |cells: Value| json!({"cells": cells});
+        Table::from_server(&json!({
+            "kind": "Table",
+            "columnDefinitions": [
+                column("Name", "string"), column("Operation", "string"), column("Host", "string"), column("Phase", "string"),
+                column("Step", "string"), column("Progress", "integer"), column("ETA", "integer"), column("Age", "date"),
+            ],
+            "rows": [
+                row(json!(["nightly-copy-of-the-golden-image", "ImagePull", "r12-a", "Executing", "read", 57, 130, "3m"])),
+                row(json!(["self-test", "Probe", "r12-b", "Pending", null, null, null, "2s"])),
+                row(json!(["done", "Probe", "r12-b", "Completed", "step 5 of 5", 100, null, "1h"])),
+            ],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn progress_is_a_bar_where_there_is_room_and_always_a_number() {
+        insta::assert_snapshot!(tasks().render(Style { room: Some(120), ..Style::default() }), @r"
+        NAME                               OPERATION   HOST    PHASE       STEP                   PROGRESS     ETA   AGE
+        nightly-copy-of-the-golden-image   ImagePull   r12-a   Executing   read          [#####.....]  57%   2m10s   3m
+        self-test                          Probe       r12-b   Pending     -                             -       -   2s
+        done                               Probe       r12-b   Completed   step 5 of 5   [##########] 100%       -   1h
+        ");
+        insta::assert_snapshot!(tasks().render(Style { room: Some(80), ..Style::default() }), @r"
+        NAME          OPERATION  HOST   PHASE      STEP             PROGRESS    ETA  AGE
+        nightl~image  ImagePull  r12-a  Executing  read         [##...]  57%  2m10s  3m
+        self-test     Probe      r12-b  Pending    -                       -      -  2s
+        done          Probe      r12-b  Completed  step 5 of 5  [#####] 100%      -  1h
+        ");
+        insta::assert_snapshot!(tasks().render(Style { room: Some(60), ..Style::default() }), @r"
+        NAME    OPERATION  HOST   PHASE   STEP    PROGRESS    ETA  A
+        nig~ge  ImagePull  r12-a  Exe~ng  read         57%  2m10s  3
+        sel~st  Probe      r12-b  Pen~ng  -              -      -  2
+        done    Probe      r12-b  Com~ed  ste~ 5      100%      -  1
+        ");
+        insta::assert_snapshot!(tasks().render(Style::default()), @r"
+        NAME                               OPERATION   HOST    PHASE       STEP          PROGRESS     ETA   AGE
+        nightly-copy-of-the-golden-image   ImagePull   r12-a   Executing   read               57%   2m10s   3m
+        self-test                          Probe       r12-b   Pending     -                    -       -   2s
+        done                               Probe       r12-b   Completed   step 5 of 5       100%       -   1h
+        ");
+    }
+
     #[test]
     fn nothing_wraps_however_narrow_the_terminal() {
         for room in 1..120 {
             for wide in [false, true] {
+                let text = tasks().render(Style { room: Some(room), wide, ..Style::default() });
+                assert!(text.lines().all(|l| text::width(l) <= room), "{room}:\n{text}");
                 let text = vms().render(Style { room: Some(room), wide, ..Style::default() });
                 assert!(text.lines().all(|l| text::width(l) <= room), "{room}:\n{text}");
             }

@@ -1,6 +1,6 @@
 //! `basaltctl describe`: all there is to know about an object, with what it waits for and what happened to it.
 
-use super::{Format, events, get::typed, usage, view::View, wait::selected};
+use super::{Format, events, get::typed, task_tree, usage, view::View, wait::selected};
 use crate::{
     cli::Global,
     connect::Server,
@@ -52,7 +52,11 @@ impl Describe {
         let mut views = Vec::new();
         for (target, object) in found {
             let events = events::about(&server, &kinds, &target).await?;
-            views.push(View::new(typed(object, &target.kind), events, now));
+            let parts = match target.kind.qualified().as_str() {
+                "task.basalt.dev" => task_tree::Tasks::find(&server, &kinds, now).await?.branch(&object).await?.into_parts(),
+                _ => Vec::new(),
+            };
+            views.push(View::new(typed(object, &target.kind), parts, events, now));
         }
         if self.output == Format::Json {
             let value = |view: &View| serde_json::to_value(view).map_err(|e| Error::Bug(e.to_string()));

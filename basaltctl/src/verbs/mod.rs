@@ -12,6 +12,7 @@ pub mod get;
 pub mod goal;
 pub mod jsonpath;
 pub mod logs;
+mod task_tree;
 pub mod tasks;
 pub mod token;
 pub mod version;

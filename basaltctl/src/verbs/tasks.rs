@@ -2,12 +2,13 @@
 
 use super::{
     goal::{Goal, reach},
-    usage, with_query,
+    task_tree::{self, labelled, str_at},
+    usage,
 };
 use crate::{
     cli::Global,
     connect::Server,
-    discovery::{Kinds, get, request},
+    discovery::{Kinds, request},
     error::Error,
     output::{
         Screen, age,
@@ -20,7 +21,7 @@ use clap::{Args, Subcommand};
 use http::{Request, header};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 /// How many names a retry tries.
 const NAMES: usize = 100;
@@ -85,10 +86,6 @@ pub struct History {
     /// Only those that ended within a time, such as 24h
     #[arg(long, value_name = "DURATION", value_parser = age::parse)]
     since: Option<Duration>,
-}
-
-fn str_at<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn has_ended(task: &Value) -> bool {
@@ -180,18 +177,6 @@ impl Tasks {
     }
 }
 
-/// The tasks with labels, in the namespace of the command line.
-async fn labelled(server: &Server, kinds: &Kinds, labels: &[(&str, String)]) -> Result<Vec<Value>, Error> {
-    let kind = kinds.one("tasks.basalt.dev", server)?;
-    let selector = labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",");
-    let selector = Some(selector.as_str()).filter(|selector| !selector.is_empty());
-    let path = with_query(&kind.path(kind.namespace(&server.namespace), None, None), &[("labelSelector", selector)]);
-    let list = server.call("list tasks", get(&path)?).await?;
-    let mut items = list["items"].as_array().cloned().unwrap_or_default();
-    items.sort_by_key(|task| (str_at(task, "/metadata/creationTimestamp").to_owned(), str_at(task, "/metadata/name").to_owned()));
-    Ok(items)
-}
-
 /// The label by which the tasks about an object are found.
 fn about(target: &Target) -> (&'static str, String) {
     ("basalt.dev/object", format!("{}.{}", target.kind.kind.to_lowercase(), target.name))
@@ -200,52 +185,30 @@ fn about(target: &Target) -> (&'static str, String) {
 impl Tree {
     async fn run(&self, server: &Server, kinds: &Kinds, screen: &Screen) -> Result<(), Error> {
         let mut out = String::new();
-        let now = Timestamp::now();
-        let all = labelled(server, kinds, &[]).await?;
-        let by_name: BTreeMap<&str, &Value> = all.iter().map(|task| (str_at(task, "/metadata/name"), task)).collect();
+        let kind = kinds.one("tasks.basalt.dev", server)?;
+        let here = kind.namespace(&server.namespace);
+        let mut tasks = task_tree::Tasks::find(server, kinds, Timestamp::now()).await?;
         for target in target::named(&target::parse(&self.words)?, kinds, server)? {
-            let label = about(&target);
-            let is_about = |task: &&&Value| match target.kind.kind.as_str() {
-                "Task" => str_at(task, "/metadata/name") == target.name,
-                "Host" => task["metadata"]["labels"]["basalt.dev/host"] == target.name || task["metadata"]["labels"][label.0] == label.1,
-                _ => task["metadata"]["labels"][label.0] == label.1,
-            };
-            let roots: Vec<&Value> = all.iter().collect::<Vec<_>>().iter().filter(is_about).copied().collect();
-            out.push_str(&format!("{}\n", text::clean(&target.short())));
-            for task in &roots {
-                // One whose parent is shown is shown below that.
-                let parent = str_at(task, "/metadata/labels/basalt.dev~1parent");
-                if !roots.iter().any(|other| str_at(other, "/metadata/name") == parent) {
-                    branch(&mut out, task, &all, &by_name, 1, now);
+            let (label, value) = about(&target);
+            let found = match target.kind.kind.as_str() {
+                "Task" => target.look(server).await?.into_iter().collect(),
+                "Host" => {
+                    let mut found = labelled(server, &kind, here, &format!("basalt.dev/host={}", target.name)).await?;
+                    found.extend(labelled(server, &kind, here, &format!("{label}={value},basalt.dev/host!={}", target.name)).await?);
+                    found
                 }
+                _ => labelled(server, &kind, here, &format!("{label}={value}")).await?,
+            };
+            out.push_str(&format!("{}\n", text::clean(&target.short())));
+            // One whose parent is shown is shown below that.
+            for task in task_tree::Tasks::roots(&found.iter().collect::<Vec<_>>()) {
+                tasks.branch(task).await?.write(&mut out, 1);
             }
-            if roots.is_empty() {
+            if found.is_empty() {
                 screen.say(&format!("No task is about {}.", target.short()));
             }
         }
         screen.print(&out)
-    }
-}
-
-fn branch(out: &mut String, task: &Value, all: &[Value], by_name: &BTreeMap<&str, &Value>, depth: usize, now: Timestamp) {
-    let name = str_at(task, "/metadata/name");
-    let waits = task["spec"]["dependsOn"].as_array().into_iter().flatten().filter_map(|of| of["task"].as_str());
-    let waits: Vec<String> =
-        waits.map(|of| format!("{of} ({})", by_name.get(of).map_or("does not exist", |task| str_at(task, "/status/phase")))).collect();
-    let after = if waits.is_empty() { String::new() } else { format!(", after {}", waits.join(", ")) };
-    let reason = match str_at(task, "/status/reason") {
-        "" | "Succeeded" => String::new(),
-        reason => format!(" ({reason})"),
-    };
-    let age = age::since(str_at(task, "/metadata/creationTimestamp"), now).unwrap_or_default();
-    let operation = str_at(task, "/metadata/labels/basalt.dev~1operation");
-    let line = format!("{operation} task/{name}  {}{reason}, {age} ago{after}", str_at(task, "/status/phase"));
-    out.push_str(&format!("{}{}\n", "  ".repeat(depth), text::clean(&line)));
-    // Parts have parts of their own only as deep as tasks are made by tasks.
-    if depth < 16 {
-        for part in all.iter().filter(|part| str_at(part, "/metadata/labels/basalt.dev~1parent") == name) {
-            branch(out, part, all, by_name, depth + 1, now);
-        }
     }
 }
 
@@ -257,10 +220,12 @@ impl History {
             labels.extend(targets.first().map(about));
         }
         labels.extend(self.operation.clone().map(|operation| ("basalt.dev/operation", operation)));
+        let selector = labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",");
+        let kind = kinds.one("tasks.basalt.dev", server)?;
         let now = Timestamp::now();
         let oldest = self.since.and_then(|since| now.checked_sub(SignedDuration::try_from(since).ok()?).ok());
         let time = |task: &Value, pointer: &str| str_at(task, pointer).parse::<Timestamp>().ok();
-        let mut ended = labelled(server, kinds, &labels).await?;
+        let mut ended = labelled(server, &kind, kind.namespace(&server.namespace), &selector).await?;
         ended.retain(|task| {
             let is = |wanted: &Option<String>, pointer: &str| wanted.as_ref().is_none_or(|wanted| str_at(task, pointer) == wanted);
             has_ended(task)

@@ -1,11 +1,11 @@
 //! All there is to know about one object, in one model that is both printed for people and given out as JSON.
 
-use super::{events, events::Event, why::reason_text};
+use super::{events, events::Event, task_tree::Branch, why::reason_text};
 use crate::{
     error::Error,
-    output::{age, blocked, object, text},
+    output::{age, blocked, object, table::drawn, text},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -24,6 +24,12 @@ pub struct View {
     refusals: Vec<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<Value>,
+    /// The tasks that this one is made of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<Branch>,
+    /// What happened to a task, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    timeline: Vec<Value>,
     /// Everything else that the object has, by its field: `spec`, `status` and whatever its kind has.
     fields: Map<String, Value>,
     events: Vec<Event>,
@@ -56,8 +62,8 @@ pub fn refusals(object: &Value) -> Vec<(String, String, String)> {
 }
 
 impl View {
-    /// The view of `object`.
-    pub fn new(object: Value, events: Vec<Event>, now: Timestamp) -> Self {
+    /// The view of `object`. A task has parts.
+    pub fn new(object: Value, parts: Vec<Branch>, events: Vec<Event>, now: Timestamp) -> Self {
         let mut object = object::without_managed_fields(object);
         let summary = summary(&object, now);
         let mut taken = |key: &str| -> Vec<Value> {
@@ -65,11 +71,12 @@ impl View {
             list.and_then(|l| l.as_array().cloned()).unwrap_or_default()
         };
         let (blocked_by, refusals, conditions) = (taken("blockedBy"), taken("refusals"), taken("conditions"));
+        let timeline = taken("timeline");
         let mut fields = object.as_object().cloned().unwrap_or_default();
         let mut text = |key: &str| fields.remove(key).map(|v| shown(Some(&v))).unwrap_or_default();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
         let metadata = fields.remove("metadata").unwrap_or_default();
-        Self { api_version, kind, metadata, summary, blocked_by, refusals, conditions, fields, events }
+        Self { api_version, kind, metadata, summary, blocked_by, refusals, conditions, parts, timeline, fields, events }
     }
 
     /// The view as text, wrapped to `columns`.
@@ -105,6 +112,14 @@ impl View {
             out.push_str("\nConditions:\n");
             let keys = ["type", "status", "lastTransitionTime", "reason", "message"];
             out.push_str(&text::hanging(&["TYPE", "STATUS", "FOR", "REASON", "MESSAGE"], &rows(&self.conditions, &keys), "  ", columns));
+        }
+        if !self.parts.is_empty() {
+            out.push_str("\nParts:\n");
+            self.parts.iter().for_each(|part| part.write(&mut out, 1));
+        }
+        if !self.timeline.is_empty() {
+            out.push_str("\nTimeline:\n");
+            out.push_str(&text::hanging(&["TIME", "ATTEMPT", "WHAT"], &rows(&self.timeline, &["time", "attempt", "what"]), "  ", columns));
         }
         for (key, value) in &self.fields {
             let empty = value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
@@ -180,9 +195,64 @@ fn summary(object: &Value, now: Timestamp) -> Vec<Line> {
             ("Addresses", at("/status/addresses")),
             ("Agent", at("/status/agentVersion")),
         ],
+        "Task" => task_summary(object, now),
         _ => vec![("Phase", at("/status/phase"))],
     };
     lines.into_iter().filter(|(_, text)| !text.is_empty()).map(|(label, text)| Line { label: label.into(), text }).collect()
+}
+
+fn task_summary(object: &Value, now: Timestamp) -> Vec<(&'static str, String)> {
+    let at = |pointer: &str| shown(object.pointer(pointer));
+    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_u64);
+    let time = |pointer: &str| str_at(object, pointer).parse::<Timestamp>().ok();
+    let joined = |parts: Vec<String>| parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ");
+    let seconds = |seconds: u64| age::short(SignedDuration::from_secs(seconds.try_into().unwrap_or(i64::MAX)));
+    let (started, finished) = (time("/status/startedAt"), time("/status/finishedAt"));
+    let stopping = object.pointer("/status/stopping") == Some(&Value::Bool(true));
+    let phase = match (at("/status/phase"), at("/status/reason")) {
+        (phase, reason) if reason.is_empty() => phase,
+        (phase, reason) => format!("{phase} ({reason})"),
+    };
+    let phase = if stopping { format!("{phase}, its host has not proved yet that nothing of it runs") } else { phase };
+    let progress = object.pointer("/status/progress").filter(|_| finished.is_none()).map(|progress| {
+        let unit = shown(progress.get("unit"));
+        let of = number("/status/progress/total").map(|total| format!(" of {total}")).unwrap_or_default();
+        joined(vec![
+            number("/status/progress/percent").map(|percent| drawn(percent, 10)).unwrap_or_default(),
+            format!("{}{of} {unit}", number("/status/progress/done").unwrap_or(0)),
+            number("/status/progress/rate").map(|rate| format!("{rate} {unit}/s")).unwrap_or_default(),
+            number("/status/progress/etaSeconds").map(|left| format!("{} left", seconds(left))).unwrap_or_default(),
+            shown(progress.get("step")),
+        ])
+    });
+    let took = match (started, finished) {
+        (Some(started), Some(finished)) => age::short(finished.duration_since(started)),
+        (Some(started), None) => format!("{} so far", age::short(now.duration_since(started))),
+        _ => String::new(),
+    };
+    let deadline = time("/status/deadline").filter(|_| finished.is_none()).map(|deadline| match deadline.duration_since(now) {
+        left if left.is_positive() => format!("in {}", age::short(left)),
+        over => format!("{} ago", age::short(-over)),
+    });
+    let results = object.pointer("/status/result").and_then(Value::as_object).into_iter().flatten();
+    let results: Vec<String> = results.map(|(key, value)| format!("{key}={}", shown(Some(value)))).collect();
+    let attempt = number("/status/attempt").filter(|attempt| *attempt > 0);
+    let attempts = number("/spec/retry/limit").map_or(1, |retries| retries + 1);
+    let kind = str_at(object, "/metadata/labels/basalt.dev~1object").to_owned();
+    vec![
+        ("Phase", phase),
+        ("Message", at("/status/message")),
+        ("Operation", at("/metadata/labels/basalt.dev~1operation")),
+        ("Object", kind.replacen('.', "/", 1)),
+        ("Host", at("/status/host")),
+        ("Attempt", attempt.map(|attempt| format!("{attempt} of at most {attempts}")).unwrap_or_default()),
+        ("Progress", progress.unwrap_or_default()),
+        ("Took", took),
+        ("Deadline", deadline.unwrap_or_default()),
+        ("Result", results.join(", ")),
+        ("Residue", at("/status/residue")),
+        ("Created by", at("/metadata/annotations/basalt.dev~1created-by")),
+    ]
 }
 
 fn sizes(object: &Value, pointer: &str) -> String {
@@ -218,7 +288,7 @@ mod tests {
                 "refusals": [{"host": "r12-a", "reason": "InsufficientMemory", "message": "needs 512Gi, of 64Gi 40Gi are free"},
                     {"host": "r12-b", "reason": "HostUnschedulable", "message": "spec.unschedulable is set"}]},
         });
-        View::new(object, Vec::new(), now())
+        View::new(object, Vec::new(), Vec::new(), now())
     }
 
     #[test]
@@ -238,6 +308,6 @@ mod tests {
         let object = json!({"apiVersion": "basalt.dev/v1alpha1", "kind": "Host", "metadata": {"name": "r12-a"}, "spec": {"unschedulable": true},
             "status": {"phase": "NotReady", "lastHeartbeat": "2026-11-23T11:56:48Z", "capacity": {"cpus": 64, "memory": "512Gi"},
                 "vmms": [{"name": "Qemu", "version": "10.0.2", "accelerator": "Kvm"}]}});
-        insta::assert_snapshot!(View::new(object, Vec::new(), now()).render(Some(80), now()).unwrap());
+        insta::assert_snapshot!(View::new(object, Vec::new(), Vec::new(), now()).render(Some(80), now()).unwrap());
     }
 }

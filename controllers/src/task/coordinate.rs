@@ -62,8 +62,10 @@ impl Coordinator<'_> {
         };
         let noted = undo(task).get(RUN_STRATEGY).cloned();
         if stop {
-            if let Some(before) = noted.filter(|_| vm.spec.run_strategy == RunStrategy::Halted) {
-                self.run_strategy(&vms, &vm, &before).await?;
+            if let Some(before) = noted.filter(|_| vm.spec.run_strategy == RunStrategy::Halted)
+                && !self.run_strategy(&vms, &vm, &before).await?
+            {
+                return Ok(self.wait("putting back what was changed", 0, 1, "vms"));
             }
             return Ok(Step::Ended(Outcome::Stopped, "What was changed has been put back".into(), BTreeMap::new()));
         }
@@ -74,18 +76,16 @@ impl Coordinator<'_> {
             self.run_strategy(&vms, &vm, "Halted").await?;
             return Ok(self.wait("shutting down", 0, 1, "vms"));
         }
-        let status = vm.status.clone().unwrap_or_default();
-        let current = status.observed_generation >= vm.metadata.generation;
         // What is on no host does not run.
-        if current && (status.phase == Some(VmPhase::Stopped) || status.host.is_none()) {
+        if is_at_rest(&vm) || (is_current(&vm) && vm.status.as_ref().is_none_or(|status| status.host.is_none())) {
             return Ok(Step::Ended(Outcome::Succeeded, format!("VM {} is stopped", operation.vm), BTreeMap::new()));
         }
         Ok(self.wait("shutting down", 0, 1, "vms"))
     }
 
-    async fn run_strategy(&self, vms: &Api<VirtualMachine>, vm: &VirtualMachine, to: &str) -> Result<(), kube::Error> {
+    /// Changes the run strategy of a VM, unless it has changed meanwhile, which wakes the task again; says whether it did.
+    async fn run_strategy(&self, vms: &Api<VirtualMachine>, vm: &VirtualMachine, to: &str) -> Result<bool, kube::Error> {
         let patch = json!({ "metadata": { "resourceVersion": vm.resource_version() }, "spec": { "runStrategy": to } });
-        // If it has changed meanwhile, that wakes the task again.
         unless_changed(vms.patch(&vm.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await)
     }
 
@@ -108,8 +108,7 @@ impl Coordinator<'_> {
         }
         let vms: Api<VirtualMachine> = Api::all(self.client.clone());
         let here = vms.list(&ListParams::default()).await?.items.into_iter().filter(|vm| on_host(vm, &name));
-        let here: Vec<VirtualMachine> =
-            here.filter(|vm| vm.status.as_ref().and_then(|status| status.phase) != Some(VmPhase::Stopped)).collect();
+        let here: Vec<VirtualMachine> = here.filter(|vm| !is_at_rest(vm)).collect();
         let mut unmovable = Vec::new();
         for vm in &here {
             let moved = child(&children, vm, "VmMigrate");
@@ -164,8 +163,9 @@ impl Coordinator<'_> {
                 let vms: Api<VirtualMachine> = Api::namespaced(self.client.clone(), &child.namespace().unwrap_or_default());
                 if let (Some(vm), Some(before)) = (vms.get_opt(vm).await?, undo(child).get(RUN_STRATEGY))
                     && vm.spec.run_strategy == RunStrategy::Halted
+                    && !self.run_strategy(&vms, &vm, before).await?
                 {
-                    self.run_strategy(&vms, &vm, before).await?;
+                    open += 1;
                 }
             }
         }
@@ -257,6 +257,17 @@ fn on_host(vm: &VirtualMachine, host: &str) -> bool {
     vm.status.as_ref().and_then(|status| status.host.as_deref()) == Some(host)
 }
 
+/// Whether a VM's status is of its spec as it is now.
+fn is_current(vm: &VirtualMachine) -> bool {
+    vm.status.as_ref().is_some_and(|status| status.observed_generation >= vm.metadata.generation)
+}
+
+/// Whether a VM does not run and is not about to.
+fn is_at_rest(vm: &VirtualMachine) -> bool {
+    let stopped = vm.status.as_ref().and_then(|status| status.phase) == Some(VmPhase::Stopped);
+    stopped && is_current(vm) && vm.spec.run_strategy != RunStrategy::Always
+}
+
 fn child<'a>(children: &'a [Task], vm: &VirtualMachine, operation: &str) -> Option<&'a Task> {
     let namespace = vm.namespace().unwrap_or_default();
     let about = ObjectReference { kind: "VirtualMachine".into(), name: vm.name_any(), namespace: Some(namespace.clone()) };
@@ -271,9 +282,9 @@ fn vms_of(children: &[Task]) -> usize {
     children.iter().filter(|child| matches!(child.spec.operation, Operation::VmMigrate(_))).count()
 }
 
-fn unless_changed<T>(written: Result<T, kube::Error>) -> Result<(), kube::Error> {
+fn unless_changed<T>(written: Result<T, kube::Error>) -> Result<bool, kube::Error> {
     match written {
-        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(()),
-        other => other.map(drop),
+        Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => Ok(false),
+        other => other.map(|_| true),
     }
 }
