@@ -75,7 +75,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Agen
         vms.apply(manifest).await;
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let tasks = Tasks::open(Surroundings { data_dir: config.data_dir.clone(), doors: doors.clone(), path })?;
+    let tasks =
+        Tasks::open(Surroundings { data_dir: config.data_dir.clone(), doors: doors.clone(), path, boot_id: inventory.boot_id.clone() })?;
     let (manifests, mut incoming) = mpsc::channel(1);
     let (acknowledge, acknowledged) = watch::channel(ledger.generation());
     let limit = config.console_limit.bytes();

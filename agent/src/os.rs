@@ -108,6 +108,11 @@ pub async fn toggle_rollback(path: &OsStr) -> Result<(), OsError> {
     Ok(program::run(path, "bootc", &["rollback"], CHANGE).await.map(drop)?)
 }
 
+/// Has the host reboot. It goes on for a while after that: services are stopped first.
+pub async fn reboot(path: &OsStr) -> Result<(), ProgramError> {
+    program::run(path, "systemctl", &["reboot"], CHANGE).await.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,15 @@ pub enum Effect {
     },
     /// The next boot goes back to the OS image before; it did not yet.
     RollbackQueued {},
+    /// The host reboots.
+    Reboot {
+        /// The run of the kernel that ends with it.
+        boot_id: String,
+        /// The OS image that it boots then, as it was pulled.
+        image: String,
+        /// The digest of its manifest.
+        digest: String,
+    },
 }
 
 impl Effect {
@@ -69,6 +78,9 @@ impl Effect {
                 }
                 Ok(())
             }
+            // What systemd has heard, nobody can take back.
+            Self::Reboot { boot_id, .. } if *boot_id == host.boot_id => Err(format!("{self} was asked for and may still come")),
+            Self::Reboot { .. } => Ok(()),
         }
     }
 }
@@ -80,6 +92,7 @@ impl fmt::Display for Effect {
             Self::Snapshot { disk, name } => write!(f, "the snapshot {name} of {}", disk.display()),
             Self::OsStaged { image, .. } => write!(f, "the staged OS image {image}"),
             Self::RollbackQueued {} => write!(f, "the queued rollback of the OS"),
+            Self::Reboot { image, .. } => write!(f, "the reboot into the OS image {image}"),
         }
     }
 }

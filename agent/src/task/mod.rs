@@ -46,6 +46,8 @@ pub struct Surroundings {
     pub doors: Arc<Doors>,
     /// Where programs are looked for, as in `PATH`.
     pub path: OsString,
+    /// Names this run of the kernel.
+    pub boot_id: String,
 }
 
 /// All attempts that the host has a record of.

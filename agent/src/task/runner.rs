@@ -39,7 +39,10 @@ async fn perform(attempt: &Arc<Attempt>, host: &Arc<Surroundings>, begun_before:
     if record.ended.is_some() {
         return;
     }
-    let (outcome, message, result) = if begun_before {
+    let rebooted = if begun_before { operations::os::after_reboot(&record.effects, host).await } else { None };
+    let (outcome, message, result) = if let Some(ended) = rebooted {
+        ending(ended)
+    } else if begun_before {
         let step = if record.step.is_empty() { "before its first step".to_owned() } else { format!("in the step {:?}", record.step) };
         (Outcome::Interrupted, Some(format!("The agent ended while the attempt ran, {step}")), Results::new())
     } else {

@@ -16,7 +16,7 @@ use basalt_api::{
     VirtualMachineSpec,
     host::{Accelerator, VmmName},
     image::ImageOnHost,
-    virtual_machine::ObservedVm,
+    virtual_machine::{ObservedVm, VmState},
 };
 use basalt_proto::v1::{Desired, HostManifest, ImageReport, VmEvent, VmManifest, VmReport};
 use std::{
@@ -25,12 +25,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, SemaphorePermit, watch},
     task::JoinHandle,
 };
 
 /// How many VMs are started at once.
-const STARTS: usize = 4;
+const STARTS: u32 = 4;
 /// How many happenings of a VM are kept for a gateway that is away.
 const EVENTS: usize = 64;
 
@@ -46,12 +46,17 @@ pub struct Doors {
 impl Doors {
     /// With the VMM programs that work here.
     pub fn new(vmms: Vec<(Arc<dyn Vmm>, VmmProbe)>) -> Self {
-        Self { vmms, images: Images::default(), starts: Semaphore::new(STARTS), board: Board::default() }
+        Self { vmms, images: Images::default(), starts: Semaphore::new(STARTS as usize), board: Board::default() }
     }
 
     /// The driver of a program, working or not: what it started earlier is looked after.
     pub(crate) fn vmm(&self, name: VmmName) -> Option<Arc<dyn Vmm>> {
         self.vmms.iter().find(|(vmm, _)| vmm.name() == name).map(|(vmm, _)| vmm.clone())
+    }
+
+    /// Keeps VMs from being started until this is dropped, once those starts have ended that are under way.
+    pub(crate) async fn no_starts(&self) -> Option<SemaphorePermit<'_>> {
+        self.starts.acquire_many(STARTS).await.ok()
     }
 
     /// The program that runs a new VM.
@@ -124,6 +129,14 @@ impl Board {
 
     fn forget(&self, uid: &str) {
         self.lock().vms.remove(uid);
+    }
+
+    /// The VMs that run, or are about to or not to, as `NAMESPACE/NAME`.
+    pub(crate) fn at_work(&self) -> Vec<String> {
+        let idle = |state: VmState| matches!(state, VmState::Absent | VmState::Stopped | VmState::Failed);
+        let reports = self.lock();
+        let at_work = reports.vms.values().filter(|(_, observed)| !idle(observed.state));
+        at_work.map(|(report, _)| format!("{}/{}", report.namespace, report.name)).collect()
     }
 
     /// Everything there is to report. The happenings are handed over: they are told once.

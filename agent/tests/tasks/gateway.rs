@@ -241,10 +241,16 @@ impl Host {
     }
 
     pub fn with_path(gateway: &Gateway, data_dir: PathBuf, path: OsString) -> Self {
+        Self::booted(gateway, data_dir, path, "boot-1")
+    }
+
+    /// The same host after another boot.
+    pub fn booted(gateway: &Gateway, data_dir: PathBuf, path: OsString, boot_id: &str) -> Self {
+        let boot_id = boot_id.to_owned();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let address = format!("http://{}", gateway.address);
         runtime.spawn(async move {
-            let tasks = Tasks::open(Surroundings { data_dir, doors: Arc::new(Doors::new(Vec::new())), path }).unwrap();
+            let tasks = Tasks::open(Surroundings { data_dir, doors: Arc::new(Doors::new(Vec::new())), path, boot_id }).unwrap();
             let client = AgentClient::connect(address).await.unwrap();
             tasks.lease(client).await;
         });

@@ -270,7 +270,10 @@ async fn os_images_are_staged_and_rolled_back_by_bootc_and_nothing_is_done_twice
         assert_eq!(queued.outcome, Some(Outcome::Succeeded), "{:?}", queued.message);
         assert!(state.join("queued").exists(), "a second rollback would have taken the first one back");
     }
-    assert_eq!(run(json!({"osApply": {}})).await.outcome, Some(Outcome::NotSupported));
+    fs::remove_file(state.join("queued")).unwrap();
+    let idle = run(json!({"osApply": {}})).await;
+    assert_eq!(idle.outcome, Some(Outcome::Failed));
+    assert!(idle.message.unwrap().contains("would change nothing"));
     stand_in(&state, "bootc", "echo '{\"status\": {\"booted\": null, \"type\": null}}'");
     for operation in [json!({"osStage": {"image": "r/os:2"}}), json!({"osApply": {}}), json!({"osRollback": {}})] {
         let reported = run(operation.clone()).await;
@@ -322,4 +325,71 @@ async fn what_is_staged_or_queued_is_taken_back_when_the_attempt_is_stopped_or_k
     assert!(!state.join("queued").exists());
     assert_eq!(reported.residue.len(), 1);
     assert!(reported.residue[0].contains("the staged OS image r/os@sha256:2 is left"), "{:?}", reported.residue);
+}
+
+/// Stands in for a bootc that has staged an image, and for a systemctl that is asked to reboot and does not come to it by itself.
+fn stand_in_before_a_reboot(dir: &Path) -> OsString {
+    let image = |name: &str, digest: &str| json!({"image": {"image": {"image": name}, "imageDigest": digest}});
+    let status = json!({"status": {"booted": image("r/os:1", "sha256:1"), "staged": image("r/os:2", "sha256:2"), "rollbackQueued": false}});
+    stand_in(dir, "bootc", &format!("echo '{status}'"));
+    stand_in(dir, "systemctl", &format!("[ \"$*\" = reboot ] && echo asked >> {}/rebooted", dir.display()));
+    path_with(dir)
+}
+
+/// What bootc says after the reboot.
+fn boots(dir: &Path, booted: (&str, &str), previous: (&str, &str)) {
+    let image = |(name, digest): (&str, &str)| json!({"image": {"image": {"image": name}, "imageDigest": digest}});
+    let status = json!({"status": {"booted": image(booted), "rollback": image(previous), "staged": null, "rollbackQueued": false}});
+    stand_in(dir, "bootc", &format!("echo '{status}'"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reboot_into_another_os_is_told_by_the_agent_of_the_next_boot_by_what_has_booted() {
+    let (one, two) = (("r/os:1", "sha256:1"), ("r/os:2", "sha256:2"));
+    let dir = tempfile::tempdir().unwrap();
+    let programs = dir.path().join("programs");
+    let mut gateway = Gateway::start().await;
+    for (token, booted, previous) in [("good", two, one), ("kept", one, ("r/os:0", "sha256:0")), ("taken-back", one, two)] {
+        let path = stand_in_before_a_reboot(&programs);
+        let host = Host::booted(&gateway, dir.path().into(), path.clone(), "boot-1");
+        gateway.offer(attempt(token, json!({"osApply": {}})));
+        gateway.step("reboot").await;
+        while !programs.join("rebooted").exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        host.kill().await;
+        boots(&programs, booted, previous);
+        let host = Host::booted(&gateway, dir.path().into(), path, "boot-2");
+        let (reported, _) = gateway.end().await;
+        let message = reported.message.unwrap_or_default();
+        match token {
+            "good" => {
+                assert_eq!((reported.outcome, reported.result["digest"].as_str()), (Some(Outcome::Succeeded), "sha256:2"), "{message}");
+            }
+            _ => {
+                assert_eq!(reported.outcome, Some(Outcome::Failed));
+                assert!(message.contains("but into r/os:1, and not into r/os:2"), "{message}");
+                assert_eq!(message.contains("it ran and was taken back"), token == "taken-back", "{message}");
+            }
+        }
+        assert_eq!(reported.residue.len(), 0, "{:?}", reported.residue);
+        gateway.settle().await;
+        host.kill().await;
+        assert_eq!(fs::read_to_string(programs.join("rebooted")).unwrap(), "asked\n", "one reboot, and no second by the next agent");
+        fs::remove_file(programs.join("rebooted")).unwrap();
+    }
+
+    // Killed before the reboot came: it may come yet, and that is said.
+    let path = stand_in_before_a_reboot(&programs);
+    let host = Host::booted(&gateway, dir.path().into(), path.clone(), "boot-2");
+    gateway.offer(attempt("early", json!({"osApply": {}})));
+    gateway.step("reboot").await;
+    while !programs.join("rebooted").exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    host.kill().await;
+    let _host = Host::booted(&gateway, dir.path().into(), path, "boot-2");
+    let (reported, _) = gateway.end().await;
+    assert_eq!(reported.outcome, Some(Outcome::Interrupted));
+    assert!(reported.residue.len() == 1 && reported.residue[0].contains("may still come"), "{:?}", reported.residue);
 }

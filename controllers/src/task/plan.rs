@@ -3,7 +3,7 @@
 
 use basalt_api::{
     BlockedBy, BlockedCode, NextStep, ObjectReference, Task, TaskStatus,
-    task::{Happened, OnFailure, Outcome, Progress, Reported, Retry, TaskPhase, TaskReason},
+    task::{Happened, OnFailure, Operation, Outcome, Progress, Reported, Retry, TaskPhase, TaskReason},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -272,6 +272,10 @@ impl Turn<'_> {
     fn under_way(&mut self) {
         let Some(host) = self.status.host.clone() else { return };
         if let HostState::Silent { since } = self.world.host {
+            if self.may_reboot() {
+                let hint = format!("Host {host} does not report while it reboots. It says what it has booted when it is back");
+                return self.blocked(BlockedCode::HostNotReady, Some(ObjectReference::host(host)), hint, None);
+            }
             let hint =
                 format!("Host {host} does not report. What it was doing ends there by itself at {} at the latest", after(since, self.lost));
             return self.blocked(BlockedCode::HostNotReady, Some(ObjectReference::host(host)), hint, None);
@@ -301,9 +305,19 @@ impl Turn<'_> {
         }
     }
 
+    /// Whether the silence of the host is what the attempt is for. It is until the attempt's deadline.
+    fn may_reboot(&self) -> bool {
+        matches!(self.task.spec.operation, Operation::OsApply(_))
+            && self.status.phase == Some(TaskPhase::Executing)
+            && self.reported().is_some()
+    }
+
     /// Whether the host has been silent for so long that nothing of the attempt can run any more.
     fn host_is_lost(&mut self) -> bool {
         let HostState::Silent { since } = self.world.host else { return false };
+        if self.may_reboot() {
+            return false;
+        }
         let until = after(since, self.lost);
         if until > self.now {
             self.look_again_at(until);
@@ -438,7 +452,7 @@ mod tests {
     use super::*;
     use basalt_api::{
         Span, TaskSpec,
-        task::{Dependency, Operation, Probe},
+        task::{Dependency, Probe},
     };
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -538,6 +552,24 @@ mod tests {
         decided(&mut task, &world(), 1);
         report(&mut task, Outcome::Interrupted);
         assert_eq!(decided(&mut task, &world(), 2).status.reason, Some(TaskReason::Interrupted));
+    }
+
+    #[test]
+    fn a_host_that_reboots_is_silent_until_the_deadline_and_then_like_any_other() {
+        let mut task = task();
+        task.spec.operation = Operation::OsApply(Default::default());
+        task.spec.timeout = Span::from_secs(600);
+        decided(&mut task, &world(), 1);
+        report(&mut task, Outcome::Succeeded);
+        let reported = task.status.as_mut().unwrap().reported.as_mut().unwrap();
+        (reported.outcome, reported.ended_at) = (None, None);
+        let silent = World { host: HostState::Silent { since: at(2) }, ..world() };
+        let waits = decided(&mut task, &silent, 500);
+        assert_eq!(waits.status.phase, Some(TaskPhase::Executing));
+        assert!(waits.status.blocked_by[0].hint.contains("while it reboots"), "{:?}", waits.status.blocked_by);
+        let over = decided(&mut task, &silent, 602).status;
+        assert_eq!((over.phase, over.reason, over.stopping), (Some(TaskPhase::TimedOut), Some(TaskReason::AttemptTimeout), true));
+        assert!(!decided(&mut task, &silent, 603).status.stopping, "it has been silent for longer than a lease");
     }
 
     fn outcome() -> impl Strategy<Value = Option<Outcome>> {

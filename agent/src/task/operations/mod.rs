@@ -5,7 +5,7 @@
 
 mod diagnostics;
 mod image_pull;
-mod os;
+pub mod os;
 mod probe;
 mod vm_snapshot;
 

@@ -1,12 +1,14 @@
-//! OsStage, OsApply and OsRollback: what the host boots next, by bootc. None of them reboots it.
+//! OsStage, OsApply and OsRollback: what the host boots next, by bootc, and that it boots it.
 
 use super::{Ended, Operation, Results, Work};
 use crate::{
     os::{self, OsError, OsImage},
-    task::{effect::Effect, log::Level},
+    program::ProgramError,
+    task::{Surroundings, effect::Effect, log::Level},
 };
 use async_trait::async_trait;
 use basalt_api::task;
+use std::convert::Infallible;
 
 impl From<OsError> for Ended {
     fn from(error: OsError) -> Self {
@@ -72,21 +74,68 @@ impl Operation for OsStage {
     }
 }
 
-/// Reboots into what is staged.
+/// Reboots a host on which no VM runs into what is staged, or back if a rollback is queued. The agent of the next boot says how it
+/// ended ([`after_reboot`]).
 pub struct OsApply;
 
 #[async_trait]
 impl Operation for OsApply {
     fn steps(&self) -> Vec<String> {
-        vec!["look".into()]
+        vec!["look".into(), "wait for VMs".into(), "reboot".into()]
     }
 
     async fn run(&self, work: &Work) -> Result<Results, Ended> {
+        let host = work.host();
         work.enter(0)?;
-        let status = work.unless_stopped(os::status(&work.host().path)).await??;
-        let next = status.staged.map_or_else(|| "Nothing is staged".to_owned(), |staged| format!("{} is staged", staged.reference));
-        Err(Ended::NotSupported(format!("{next}, but this agent does not reboot its host. Move the VMs away and reboot it by hand")))
+        let status = work.unless_stopped(os::status(&host.path)).await??;
+        let next = match (status.staged, status.rollback) {
+            (Some(staged), _) => staged,
+            (None, Some(previous)) if status.rollback_queued => previous,
+            _ => return Err(Ended::Failed("A reboot would change nothing: no OS image is staged, and no rollback is queued".into())),
+        };
+        work.enter(1)?;
+        work.progress(1, 3, "steps");
+        // No VM is started any more: this is held until the host has gone.
+        let Some(_no_starts) = work.unless_stopped(host.doors.no_starts()).await? else { return Err(Ended::Cancelled) };
+        let at_work = host.doors.board.at_work();
+        if !at_work.is_empty() {
+            let why = format!("{} VMs run here, the first is {}. Drain the host first: a HostDrain task", at_work.len(), at_work[0]);
+            return Err(Ended::Failed(why));
+        }
+        work.enter(2)?;
+        work.progress(2, 3, "steps");
+        work.log(Level::Info, &format!("The host reboots into {}", next.reference));
+        let (boot_id, image, digest) = (host.boot_id.clone(), next.reference, next.digest);
+        work.declare(Effect::Reboot { boot_id, image, digest })?;
+        os::reboot(&host.path).await.map_err(|error| match error {
+            ProgramError::NotInstalled(program) => {
+                Ended::NotSupported(format!("This host cannot be rebooted: there is no {program} on its PATH"))
+            }
+            other => Ended::Failed(other.to_string()),
+        })?;
+        // It ends with the agent.
+        work.unless_stopped(std::future::pending::<Infallible>()).await.map(|never| match never {})
     }
+}
+
+/// How an attempt ended that has rebooted its host, if this one has: by what the host has booted.
+pub async fn after_reboot(effects: &[Effect], host: &Surroundings) -> Option<Result<Results, Ended>> {
+    let (image, digest) = effects.iter().find_map(|effect| match effect {
+        Effect::Reboot { boot_id, image, digest } if *boot_id != host.boot_id => Some((image, digest)),
+        _ => None,
+    })?;
+    let status = match os::status(&host.path).await {
+        Ok(status) => status,
+        Err(error) => return Some(Err(Ended::Failed(format!("The host has rebooted, but what it booted is not known: {error}")))),
+    };
+    if status.booted.digest == *digest {
+        return Some(Ok(results(&status.booted, "Booted")));
+    }
+    let returned = match status.rollback {
+        Some(previous) if previous.digest == *digest => ": it ran and was taken back",
+        _ => "",
+    };
+    Some(Err(Ended::Failed(format!("The host has rebooted, but into {}, and not into {image}{returned}", status.booted.reference))))
 }
 
 /// Has the next boot go back to the image before.
