@@ -48,6 +48,42 @@ pub struct HostSpec {
     /// Capacity kept for the host's own use and never given to VMs.
     #[serde(default)]
     pub reserved: Resources,
+    /// How much more than the host has is given to VMs.
+    #[serde(default)]
+    pub overcommit: Overcommit,
+}
+
+/// How much of what a host has beyond `reserved` is given to VMs, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Overcommit {
+    /// Of the CPUs: 400 means four virtual CPUs for each.
+    #[serde(default = "all")]
+    #[schemars(range(min = 10, max = 3200))]
+    pub cpu_percent: u32,
+    /// Of the memory. More than 100 needs swap, or guests that do not use theirs.
+    #[serde(default = "all")]
+    #[schemars(range(min = 10, max = 400))]
+    pub memory_percent: u32,
+}
+
+fn all() -> u32 {
+    100
+}
+
+impl Default for Overcommit {
+    fn default() -> Self {
+        Self { cpu_percent: all(), memory_percent: all() }
+    }
+}
+
+impl Overcommit {
+    /// What may be given away of what there is.
+    pub fn of(self, there: Resources) -> Resources {
+        let cpus = u64::from(there.cpus) * u64::from(self.cpu_percent) / 100;
+        let memory = u128::from(there.memory.0) * u128::from(self.memory_percent) / 100;
+        Resources { cpus: u32::try_from(cpus).unwrap_or(u32::MAX), memory: Memory(u64::try_from(memory).unwrap_or(u64::MAX)) }
+    }
 }
 
 /// CPUs and memory, of a host or wanted by a VM.

@@ -9,6 +9,7 @@
 pub mod common;
 pub mod host;
 pub mod image;
+pub mod placement;
 pub mod quantity;
 pub mod span;
 pub mod task;

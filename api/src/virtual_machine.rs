@@ -85,6 +85,15 @@ fn one() -> u32 {
 }
 
 impl VirtualMachineSpec {
+    /// The images that it boots from or has as disks.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let boot: [Option<&str>; 2] = match &self.boot {
+            Boot::Kernel(kernel) => [Some(kernel.image.as_str()), kernel.initramfs.as_deref()],
+            Boot::Disk(_) => [None, None],
+        };
+        boot.into_iter().flatten().chain(self.disks.iter().map(|disk| disk.image.as_str()))
+    }
+
     /// What the VM takes from the host that it is placed on.
     pub fn resources(&self) -> Resources {
         Resources { cpus: self.cpus, memory: self.memory }
@@ -206,8 +215,14 @@ pub struct Network {
     pub gateway: Option<String>,
 }
 
-/// Which hosts a VM may run on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// Which hosts a VM may run on, and which it should.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("has(self.group) || !(has(self.affinity) || has(self.antiAffinity) || has(self.spread))")
+        .message("affinity, antiAffinity and spread are among the VMs of a group, and there is none")
+        .reason(Reason::FieldValueRequired)
+        .field_path(".group")
+)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// Labels that a host must have, all of them.
@@ -216,6 +231,150 @@ pub struct Placement {
     /// VMM program that the host must offer. Without it any program that works on the host is taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vmm: Option<VmmName>,
+    /// What the labels of a host must be, beyond `hostSelector`: all of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub required_hosts: Vec<HostRequirement>,
+    /// What the labels of a host should be: each that is met makes the host more likely by its weight.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub preferred_hosts: Vec<PreferredHosts>,
+    /// The VMs of the namespace with the same group are placed with regard to each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"))]
+    pub group: Option<String>,
+    /// The VM goes where others of its group are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<GroupRule>,
+    /// The VM goes where no other of its group is. Required of one, it holds for those that come later, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anti_affinity: Option<GroupRule>,
+    /// The group is spread evenly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
+}
+
+/// The label that says which zone a host is in, as Kubernetes has it.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Stands for the host itself where a label says what counts as one place.
+pub const HOST_TOPOLOGY: &str = "kubernetes.io/hostname";
+
+/// What a label of a host must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[x_kube(
+    validation = Rule::new("(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)")
+        .message("In and NotIn need values, Exists and DoesNotExist take none")
+        .field_path(".values")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct HostRequirement {
+    /// The label.
+    #[schemars(length(min = 1, max = 317))]
+    pub key: String,
+    /// How the label is compared.
+    pub operator: LabelOperator,
+    /// What it is compared with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 63)))]
+    pub values: Vec<String>,
+}
+
+/// How a label is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum LabelOperator {
+    /// It is there and has one of the values.
+    In,
+    /// It is not there, or has none of the values.
+    NotIn,
+    /// It is there.
+    Exists,
+    /// It is not there.
+    DoesNotExist,
+}
+
+impl HostRequirement {
+    /// Whether labels are so.
+    pub fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
+        let value = labels.get(&self.key);
+        match self.operator {
+            LabelOperator::In => value.is_some_and(|value| self.values.contains(value)),
+            LabelOperator::NotIn => value.is_none_or(|value| !self.values.contains(value)),
+            LabelOperator::Exists => value.is_some(),
+            LabelOperator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+impl fmt::Display for HostRequirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, values) = (&self.key, self.values.join(", "));
+        match self.operator {
+            LabelOperator::In => write!(f, "label {key} in ({values})"),
+            LabelOperator::NotIn => write!(f, "label {key} not in ({values})"),
+            LabelOperator::Exists => write!(f, "a label {key}"),
+            LabelOperator::DoesNotExist => write!(f, "no label {key}"),
+        }
+    }
+}
+
+/// Hosts that are preferred.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PreferredHosts {
+    /// How much, against a host's room: 10 points are worth a hundredth of the host.
+    #[schemars(range(min = 1, max = 1000))]
+    pub weight: u32,
+    /// What the host's labels are then: all of these.
+    #[schemars(length(min = 1, max = 16))]
+    pub requirements: Vec<HostRequirement>,
+}
+
+/// Whether a rule must hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum RuleMode {
+    /// The VM waits rather than break it.
+    #[default]
+    Required,
+    /// It is kept where that costs nothing else.
+    Preferred,
+}
+
+/// Where a VM is in regard to the others of its group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupRule {
+    /// Whether it must be so.
+    #[serde(default)]
+    pub mode: RuleMode,
+    /// The label of hosts by which they are the same place. Without it each host is a place of its own.
+    #[serde(default = "host_topology")]
+    #[schemars(length(min = 1, max = 317))]
+    pub topology_key: String,
+}
+
+fn host_topology() -> String {
+    HOST_TOPOLOGY.to_owned()
+}
+
+/// How evenly a group is spread.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Spread {
+    /// The label of hosts by which they are the same place. Places without a host that could take the VM do not count.
+    #[serde(default = "zone_topology")]
+    #[schemars(length(min = 1, max = 317))]
+    pub topology_key: String,
+    /// By how many VMs the fullest place may be ahead of the emptiest.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_skew: u32,
+    /// Whether it must be so.
+    #[serde(default)]
+    pub mode: RuleMode,
+}
+
+fn zone_topology() -> String {
+    ZONE_LABEL.to_owned()
 }
 
 /// What is known of a VM. The hub alone writes `observed`, from the agent's reports; the VM controller alone writes the rest.
@@ -319,8 +478,16 @@ pub enum RefusalReason {
     HostUnschedulable,
     /// The host lacks a label that the VM selects by.
     SelectorMismatch,
+    /// The host's labels are not what the VM requires of them.
+    HostAffinity,
     /// The host does not offer the VMM that the VM asks for, or none at all.
     VmmUnavailable,
+    /// Others of the VM's group are elsewhere, and it is to be with them.
+    Affinity,
+    /// Others of the VM's group are here, and it is to be apart from them.
+    AntiAffinity,
+    /// The VM's group would be spread too unevenly.
+    Spread,
     /// Too few CPUs are left.
     InsufficientCpu,
     /// Too little memory is left.

@@ -71,6 +71,9 @@ pub enum Verb {
     Tasks(verbs::tasks::Tasks),
     /// Say why an object is not yet as wanted, and what happens next
     Why(verbs::why::Why),
+    /// Explain what was decided, such as where a VM runs
+    #[command(subcommand)]
+    Explain(verbs::explain::Explain),
     /// List events, the newest last
     Events(verbs::events::Events),
     /// List who did what, and what was refused, the newest last

@@ -50,6 +50,7 @@ async fn dispatch(cli: &Cli, screen: &Screen) -> Result<(), Error> {
         Verb::Retry(verb) => verb.run(global, screen).await,
         Verb::Tasks(command) => command.run(global, screen).await,
         Verb::Why(verb) => verb.run(global, screen).await,
+        Verb::Explain(command) => command.run(global, screen).await,
         Verb::Events(verb) => verb.run(global, screen).await,
         Verb::Audit(verb) => verb.run(global, screen).await,
         Verb::Backup(verb) => verb.run(global, screen).await,

@@ -37,6 +37,15 @@ pub enum Next {
     After(Duration),
 }
 
+/// What became of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is there.
+    There,
+    /// It has gone.
+    Gone,
+}
+
 type Requests<K> = BoxStream<'static, Result<ReconcileRequest<K>, watcher::Error>>;
 
 /// A controller of a kind, before it runs.
@@ -77,13 +86,28 @@ where
     }
 
     /// It is also woken for the objects that a change of something else concerns.
-    pub fn watches<O>(mut self, api: Api<O>, concerned: impl Fn(&O) -> Vec<ObjectRef<K>> + Send + 'static) -> Self
+    pub fn watches<O>(self, api: Api<O>, concerned: impl Fn(&O) -> Vec<ObjectRef<K>> + Send + 'static) -> Self
+    where
+        O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    {
+        self.learns(api, move |other, _| concerned(other))
+    }
+
+    /// The same, where it makes a difference whether the other is there or has gone.
+    pub fn learns<O>(mut self, api: Api<O>, concerned: impl Fn(&O, Fate) -> Vec<ObjectRef<K>> + Send + 'static) -> Self
     where
         O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
         let counted = self.waiting.clone();
-        let changes = watcher(api, watcher::Config::default()).touched_objects().map_ok(move |other| {
-            let concerned = concerned(&other);
+        let events = watcher(api, watcher::Config::default()).try_filter_map(|event| {
+            future::ready(Ok(match event {
+                watcher::Event::Apply(other) | watcher::Event::InitApply(other) => Some((other, Fate::There)),
+                watcher::Event::Delete(other) => Some((other, Fate::Gone)),
+                watcher::Event::Init | watcher::Event::InitDone => None,
+            }))
+        });
+        let changes = events.map_ok(move |(other, fate)| {
+            let concerned = concerned(&other, fate);
             stream::iter(wake(&counted, &other, concerned))
         });
         self.requests.push(changes.try_flatten().boxed());

@@ -10,6 +10,7 @@ pub mod hub;
 pub mod kubeconfig;
 mod leader;
 pub mod pki;
+mod placement;
 mod roles;
 mod secret_keys;
 mod telemetry;
@@ -142,6 +143,8 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         registry.add_crd(&crd)?;
     }
     registry.add_subresource(basalt_api::GROUP, "virtualmachines", "log", Arc::new(hub::console::ConsoleLog { tunnels: tunnels.clone() }));
+    let placement = Arc::new(placement::PlacementOf::default());
+    registry.add_subresource(basalt_api::GROUP, "virtualmachines", "placement", placement.clone());
     registry.add_admission(basalt_api::GROUP, "tasks", Arc::new(admission::Tasks));
     let board = Arc::new(Board::default());
     let logs = Arc::new(Logs::new(store.clone(), config.task_logs()));
@@ -169,6 +172,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         ..Default::default()
     };
     let agents = client::in_process(api.router(), client::part("hub"), None);
+    placement.use_client(Some(client::in_process(api.router(), client::part("placement"), None)));
     let cluster_uid = cluster_uid(&agents).await?;
 
     let name = config.advertise.first().map_or("127.0.0.1", String::as_str);
@@ -262,6 +266,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
         tracing::warn!("some parts had not ended after {} s", END_DEADLINE.as_secs());
     }
     parts.shutdown().await;
+    placement.use_client(None);
     drop((mirror, hub, api, parts));
     close(store).await;
     if let Some(audit) = audit {

@@ -23,7 +23,7 @@ pub fn builtin() -> Vec<BuiltinRole> {
         "viewer",
         json!([
             rule(&[GROUP], json!(all_of_ours), &READ),
-            rule(&[GROUP], json!(["virtualmachines/log", "tasks/log"]), &["get"]),
+            rule(&[GROUP], json!(["virtualmachines/log", "virtualmachines/placement", "tasks/log"]), &["get"]),
             rule(&[""], common, &READ),
             rule(&["coordination.k8s.io"], json!(["leases"]), &READ),
         ]),

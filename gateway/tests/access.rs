@@ -287,6 +287,7 @@ async fn each_built_in_role_may_do_what_is_written_of_it_and_nothing_more() {
         ("GET", format!("{vm}/status"), &none, [true, true, true, true]),
         ("GET", format!("{ours}/hosts"), &none, [true, true, true, true]),
         ("GET", format!("{ours}/namespaces/default/tasks/t/log"), &none, [true, true, false, true]),
+        ("GET", format!("{vm}/placement"), &none, [true, true, false, true]),
         ("GET", "/api/v1/namespaces/default/events".into(), &none, [true, true, true, true]),
         ("GET", "/apis/coordination.k8s.io/v1/leases".into(), &none, [true, true, true, true]),
         ("PATCH", vm.clone(), &change, [false, true, false, true]),

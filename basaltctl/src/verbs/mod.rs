@@ -8,6 +8,7 @@ pub mod delete;
 pub mod describe;
 pub mod events;
 pub mod exit_codes;
+pub mod explain;
 pub mod get;
 pub mod goal;
 pub mod jsonpath;

@@ -48,7 +48,7 @@ pub fn plan(host: &Host, renewed: Option<Timestamp>, grace: Duration, now: Times
     let status = HostStatus {
         phase: Some(phase),
         conditions: set_condition(&conditions, schedulable),
-        allocatable: old.capacity.map(|capacity| allocatable(capacity, host.spec.reserved)),
+        allocatable: old.capacity.map(|capacity| host.spec.overcommit.of(allocatable(capacity, host.spec.reserved))),
         last_heartbeat: shown_heartbeat(&old, renewed, changed),
         ..old
     };

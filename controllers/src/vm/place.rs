@@ -1,19 +1,45 @@
-//! Placement: filters that refuse a host with a reason, then a score among those that are left.
+//! Placement of one VM on one host: the constraints that each refuse with a reason, and the points of those hosts that are left.
 //!
-//! The filters run in the order of [`RefusalReason`]; the first that refuses is the one that is told. The score prefers the
-//! host that would be least full afterwards, then the one with fewer VMs, then the first by name, so that a placement can
-//! be explained and repeated.
+//! The constraints are looked at in the order of [`RefusalReason`]; the first that does not hold is the one that is told. Whatever
+//! is told of one, what is needed and what there is, follows from the same numbers that decide.
 
 use basalt_api::{
-    Host, VirtualMachineSpec,
+    Host, Memory, VirtualMachineSpec,
     host::{Resources, VmmName},
-    virtual_machine::{Refusal, RefusalReason},
+    virtual_machine::{GroupRule, HOST_TOPOLOGY, RefusalReason, RuleMode, Spread},
 };
 use kube::ResourceExt;
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// The points of a host that would be empty with the VM on it.
+const ROOM: i64 = 1000;
+/// What it costs that a VM of the group is here from which this one should be apart, and what it is worth that one is here to which it should be near.
+const GROUP_POINTS: i64 = 200;
+/// What each VM costs by which the spread would be too uneven.
+const SKEW_POINTS: i64 = 100;
+/// What it is worth that the VM's images are here.
+const IMAGE_POINTS: i64 = 50;
+/// What each VM costs that the host cannot run, and how much they cost at most.
+const TROUBLE_POINTS: i64 = 100;
+const MOST_TROUBLE: i64 = 300;
+
+/// The constraints, in the order in which they are looked at.
+pub const CONSTRAINTS: [RefusalReason; 11] = [
+    RefusalReason::HostDeleted,
+    RefusalReason::HostNotReady,
+    RefusalReason::HostUnschedulable,
+    RefusalReason::SelectorMismatch,
+    RefusalReason::HostAffinity,
+    RefusalReason::VmmUnavailable,
+    RefusalReason::Affinity,
+    RefusalReason::AntiAffinity,
+    RefusalReason::Spread,
+    RefusalReason::InsufficientCpu,
+    RefusalReason::InsufficientMemory,
+];
 
 /// A host as placement sees it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Candidate {
     /// Name of the host.
     pub name: String,
@@ -33,10 +59,12 @@ pub struct Candidate {
     pub used: Resources,
     /// How many VMs are placed on it.
     pub vms: usize,
+    /// How many of them it fails to run.
+    pub troubled: usize,
 }
 
 impl Candidate {
-    /// A host with nothing on it yet; [`Candidate::take`] adds the VMs.
+    /// A host with nothing on it yet.
     pub fn new(host: &Host) -> Self {
         let status = host.status.clone().unwrap_or_default();
         Self {
@@ -47,233 +75,292 @@ impl Candidate {
             unschedulable: host.spec.unschedulable,
             vmms: status.vmms.iter().map(|v| v.name).collect(),
             allocatable: status.allocatable.unwrap_or_default(),
-            used: Resources::default(),
-            vms: 0,
+            ..Self::default()
         }
     }
 
-    /// Counts a VM that is placed on the host.
-    pub fn take(&mut self, wanted: Resources) {
-        self.used.cpus = self.used.cpus.saturating_add(wanted.cpus);
-        self.used.memory.0 = self.used.memory.0.saturating_add(wanted.memory.0);
-        self.vms += 1;
+    /// Where the host is, as a label of hosts says it.
+    pub fn place(&self, topology: &str) -> Option<&str> {
+        if topology == HOST_TOPOLOGY { Some(&self.name) } else { self.labels.get(topology).map(String::as_str) }
+    }
+
+    /// Whether new VMs come here at all.
+    pub fn takes_vms(&self) -> bool {
+        !self.deleted && self.ready && !self.unschedulable
     }
 
     fn free(&self) -> Resources {
         Resources {
             cpus: self.allocatable.cpus.saturating_sub(self.used.cpus),
-            memory: basalt_api::Memory(self.allocatable.memory.0.saturating_sub(self.used.memory.0)),
+            memory: Memory(self.allocatable.memory.0.saturating_sub(self.used.memory.0)),
         }
     }
 
-    /// How full the fuller of the two resources would be with the VM, in thousandths.
-    fn fullness(&self, wanted: Resources) -> u64 {
-        let share =
-            |used: u64, of: u64| if of == 0 { 1000 } else { u64::try_from(u128::from(used) * 1000 / u128::from(of)).unwrap_or(u64::MAX) };
-        let cpus = share(u64::from(self.used.cpus) + u64::from(wanted.cpus), u64::from(self.allocatable.cpus));
-        let memory = share(self.used.memory.0.saturating_add(wanted.memory.0), self.allocatable.memory.0);
-        cpus.max(memory)
+    /// How full a host of this size is with this much used: of hosts of one size the fuller has more.
+    pub fn load(&self, used: Resources) -> u128 {
+        u128::from(used.cpus) * u128::from(self.allocatable.memory.0) + u128::from(used.memory.0) * u128::from(self.allocatable.cpus)
+    }
+
+    /// The points for the room that is left with so much used: the mean of what is free of the CPUs and of the memory.
+    fn room(&self, used: Resources) -> i64 {
+        let whole = 2 * u128::from(self.allocatable.cpus) * u128::from(self.allocatable.memory.0);
+        let taken = (self.load(used) * ROOM.unsigned_abs() as u128).checked_div(whole).unwrap_or(u128::MAX);
+        (ROOM - i64::try_from(taken).unwrap_or(ROOM)).max(0)
     }
 }
 
-/// What placement found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Placed {
-    /// The host that takes the VM.
-    On(String),
-    /// No host does: the reason of each, in the order of their names.
-    Nowhere(Vec<Refusal>),
+/// A rule about the group of a VM, and how many of its others are where.
+#[derive(Clone, Debug)]
+pub struct Among {
+    /// Whether it must hold.
+    pub mode: RuleMode,
+    /// The label that tells places apart.
+    pub topology: String,
+    /// The others of the group, by place.
+    pub others: HashMap<String, usize>,
+    /// Whether there are any others, on whatever host.
+    pub any: bool,
 }
 
-/// Finds the host for a VM.
-pub fn place(spec: &VirtualMachineSpec, hosts: &[Candidate]) -> Placed {
-    let mut refusals = Vec::new();
-    let mut best: Option<&Candidate> = None;
-    for host in hosts {
-        match refusal(spec, host) {
-            Some((reason, message)) => refusals.push(Refusal { host: host.name.clone(), reason, message }),
-            None if best.is_none_or(|best| better(spec, host, best) == Ordering::Less) => best = Some(host),
-            None => {}
-        }
+impl Among {
+    fn there(&self, host: &Candidate) -> Option<usize> {
+        host.place(&self.topology).map(|place| self.others.get(place).copied().unwrap_or(0))
     }
-    refusals.sort_by(|a, b| a.host.cmp(&b.host));
-    best.map_or(Placed::Nowhere(refusals), |host| Placed::On(host.name.clone()))
 }
 
-fn better(spec: &VirtualMachineSpec, a: &Candidate, b: &Candidate) -> Ordering {
-    let wanted = spec.resources();
-    (a.fullness(wanted), a.vms, &a.name).cmp(&(b.fullness(wanted), b.vms, &b.name))
+/// What is asked of hosts for one VM, with all that does not depend on the host.
+#[derive(Clone, Debug)]
+pub struct Asked<'a> {
+    /// The VM.
+    pub spec: &'a VirtualMachineSpec,
+    /// It goes where others are.
+    pub affinity: Option<Among>,
+    /// It goes where none are: by its own rule, and by those of the others.
+    pub anti_affinity: Vec<Among>,
+    /// They are spread: with how many of them the emptiest place has that counts, and how far ahead of it one may be.
+    pub spread: Option<(Among, usize, usize)>,
+    /// The hosts that have all of its images.
+    pub with_images: HashSet<String>,
 }
 
-/// Why a host cannot take a VM, or `None` if it can.
-pub fn refusal(spec: &VirtualMachineSpec, host: &Candidate) -> Option<(RefusalReason, String)> {
-    let (wanted, free) = (spec.resources(), host.free());
-    if host.deleted {
-        return Some((RefusalReason::HostDeleted, "the host is being deleted".into()));
-    }
-    if !host.ready {
-        return Some((RefusalReason::HostNotReady, "the host is not Ready".into()));
-    }
-    if host.unschedulable {
-        return Some((RefusalReason::HostUnschedulable, "spec.unschedulable is set on the host".into()));
-    }
-    for (key, value) in &spec.placement.host_selector {
-        match host.labels.get(key) {
-            Some(has) if has == value => {}
-            Some(has) => return Some((RefusalReason::SelectorMismatch, format!("needs label {key}={value}, the host has {key}={has}"))),
-            None => return Some((RefusalReason::SelectorMismatch, format!("needs label {key}={value}, the host has no label {key}"))),
-        }
-    }
-    if let Some(vmm) = spec.placement.vmm
-        && !host.vmms.contains(&vmm)
-    {
-        return Some((RefusalReason::VmmUnavailable, format!("needs {vmm}, the host has {}", list(&host.vmms))));
-    }
-    if host.vmms.is_empty() {
-        return Some((RefusalReason::VmmUnavailable, "no VMM program works on the host".into()));
-    }
-    if wanted.cpus > free.cpus {
-        let message = format!("needs {} CPUs, {} of {} are free", wanted.cpus, free.cpus, host.allocatable.cpus);
-        return Some((RefusalReason::InsufficientCpu, message));
-    }
-    if wanted.memory > free.memory {
-        let message = format!("needs {} of memory, {} of {} is free", wanted.memory, free.memory, host.allocatable.memory);
-        return Some((RefusalReason::InsufficientMemory, message));
-    }
-    None
-}
-
-fn list(vmms: &[VmmName]) -> String {
-    if vmms.is_empty() {
-        return "none".into();
-    }
-    vmms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use basalt_api::{
-        Memory,
-        virtual_machine::{Boot, DiskBoot, Placement, RunStrategy},
-    };
-    use proptest::prelude::*;
-
-    fn host(name: &str, cpus: u32, mib: u64) -> Candidate {
-        Candidate {
-            name: name.into(),
-            labels: BTreeMap::from([("zone".into(), "a".into())]),
-            deleted: false,
-            ready: true,
-            unschedulable: false,
-            vmms: vec![VmmName::Qemu],
-            allocatable: Resources { cpus, memory: Memory::from_mib(mib) },
-            used: Resources::default(),
-            vms: 0,
-        }
+impl Asked<'_> {
+    /// The first constraint that does not hold on a host.
+    pub fn refusal(&self, host: &Candidate) -> Option<RefusalReason> {
+        CONSTRAINTS.into_iter().find(|constraint| !self.holds(*constraint, host))
     }
 
-    fn vm(cpus: u32, mib: u64) -> VirtualMachineSpec {
-        VirtualMachineSpec {
-            run_strategy: RunStrategy::Always,
-            cpus,
-            memory: Memory::from_mib(mib),
-            boot: Boot::Disk(DiskBoot { name: "root".into() }),
-            disks: vec![],
-            networks: vec![],
-            placement: Placement::default(),
-        }
-    }
-
-    fn reasons(placed: Placed) -> Vec<(String, RefusalReason)> {
-        match placed {
-            Placed::On(host) => panic!("placed on {host}"),
-            Placed::Nowhere(refusals) => refusals.into_iter().map(|r| (r.host, r.reason)).collect(),
-        }
-    }
-
-    #[test]
-    fn every_filter_refuses_with_its_own_reason() {
-        let base = host("h", 4, 4096);
-        let mut selecting = vm(1, 256);
-        selecting.placement.host_selector.insert("zone".into(), "b".into());
-        let mut asking = vm(1, 256);
-        asking.placement.vmm = Some(VmmName::CloudHypervisor);
-        let cases = [
-            (RefusalReason::HostDeleted, vm(1, 256), Candidate { deleted: true, ..base.clone() }),
-            (RefusalReason::HostNotReady, vm(1, 256), Candidate { ready: false, ..base.clone() }),
-            (RefusalReason::HostUnschedulable, vm(1, 256), Candidate { unschedulable: true, ..base.clone() }),
-            (RefusalReason::SelectorMismatch, selecting.clone(), base.clone()),
-            (RefusalReason::SelectorMismatch, selecting, Candidate { labels: BTreeMap::new(), ..base.clone() }),
-            (RefusalReason::VmmUnavailable, asking, base.clone()),
-            (RefusalReason::VmmUnavailable, vm(1, 256), Candidate { vmms: vec![], ..base.clone() }),
-            (RefusalReason::InsufficientCpu, vm(5, 256), base.clone()),
-            (RefusalReason::InsufficientMemory, vm(1, 4097), base.clone()),
-        ];
-        for (reason, vm, host) in cases {
-            assert_eq!(reasons(place(&vm, &[host])), [("h".to_owned(), reason)]);
-        }
-    }
-
-    #[test]
-    fn the_host_that_would_be_least_full_is_chosen_and_ties_go_by_name() {
-        let mut busy = host("a", 4, 4096);
-        busy.take(Resources { cpus: 1, memory: Memory::from_mib(512) });
-        assert_eq!(place(&vm(1, 256), &[busy, host("c", 4, 4096), host("b", 4, 4096)]), Placed::On("b".into()));
-    }
-
-    prop_compose! {
-        fn any_host()(name in "[a-f]{1,3}", cpus in 0u32..8, mib in 0u64..4096, flags in any::<[bool; 4]>(), used in (0u32..8, 0u64..4096)) -> Candidate {
-            let mut host = host(&name, cpus, mib);
-            (host.deleted, host.ready, host.unschedulable) = (flags[0] && flags[1], flags[1], flags[2] && flags[3]);
-            host.take(Resources { cpus: used.0, memory: Memory::from_mib(used.1) });
-            host
-        }
-    }
-
-    /// The host with what the reason complains of taken away.
-    fn amended(host: &Candidate, reason: RefusalReason, spec: &VirtualMachineSpec) -> Candidate {
-        let mut host = host.clone();
-        match reason {
-            RefusalReason::HostDeleted => host.deleted = false,
-            RefusalReason::HostNotReady => host.ready = true,
-            RefusalReason::HostUnschedulable => host.unschedulable = false,
-            RefusalReason::SelectorMismatch => host.labels.extend(spec.placement.host_selector.clone()),
-            RefusalReason::VmmUnavailable => host.vmms.push(spec.placement.vmm.unwrap_or(VmmName::Qemu)),
-            RefusalReason::InsufficientCpu => host.allocatable.cpus = host.used.cpus + spec.cpus,
-            RefusalReason::InsufficientMemory => host.allocatable.memory = Memory(host.used.memory.0 + spec.memory.0),
-        }
-        host
-    }
-
-    proptest! {
-        #[test]
-        fn a_stated_reason_is_true_without_it_the_host_accepts_or_names_a_later_one(host in any_host(), cpus in 1u32..8, mib in 1u64..4096) {
-            let vm = vm(cpus, mib);
-            if let Some((reason, _)) = refusal(&vm, &host) {
-                let next = refusal(&vm, &amended(&host, reason, &vm)).map(|r| r.0);
-                prop_assert!(next.is_none_or(|next| next > reason), "{reason} then {next:?}");
+    /// Whether a constraint holds on a host.
+    pub fn holds(&self, constraint: RefusalReason, host: &Candidate) -> bool {
+        let placement = &self.spec.placement;
+        match constraint {
+            RefusalReason::HostDeleted => !host.deleted,
+            RefusalReason::HostNotReady => host.ready,
+            RefusalReason::HostUnschedulable => !host.unschedulable,
+            RefusalReason::SelectorMismatch => placement.host_selector.iter().all(|(key, value)| host.labels.get(key) == Some(value)),
+            RefusalReason::HostAffinity => placement.required_hosts.iter().all(|required| required.holds(&host.labels)),
+            RefusalReason::VmmUnavailable => placement.vmm.map_or(!host.vmms.is_empty(), |vmm| host.vmms.contains(&vmm)),
+            RefusalReason::Affinity => match required(self.affinity.as_ref()) {
+                // The first of a group goes where it likes.
+                Some(rule) => !rule.any || rule.there(host).is_some_and(|there| there > 0),
+                None => true,
+            },
+            RefusalReason::AntiAffinity => {
+                // A host without the label is no place, and nobody is there.
+                self.anti_affinity.iter().all(|rule| rule.mode == RuleMode::Preferred || rule.there(host).unwrap_or(0) == 0)
             }
-        }
-
-        #[test]
-        fn a_chosen_host_is_never_overcommitted_and_the_order_of_hosts_does_not_matter(
-            mut hosts in proptest::collection::vec(any_host(), 0..8), cpus in 1u32..8, mib in 1u64..4096
-        ) {
-            hosts.sort_by(|a, b| a.name.cmp(&b.name));
-            hosts.dedup_by(|a, b| a.name == b.name);
-            let vm = vm(cpus, mib);
-            let placed = place(&vm, &hosts);
-            hosts.reverse();
-            prop_assert_eq!(&placed, &place(&vm, &hosts));
-            match placed {
-                Placed::On(name) => {
-                    let mut host = hosts.into_iter().find(|h| h.name == name).unwrap();
-                    host.take(vm.resources());
-                    prop_assert!(host.used.cpus <= host.allocatable.cpus && host.used.memory <= host.allocatable.memory);
+            RefusalReason::Spread => match &self.spread {
+                Some((rule, least, most)) if rule.mode == RuleMode::Required => {
+                    rule.there(host).is_some_and(|there| there < least + most)
                 }
-                Placed::Nowhere(refusals) => prop_assert_eq!(refusals.len(), hosts.len()),
+                _ => true,
+            },
+            RefusalReason::InsufficientCpu => self.spec.cpus <= host.free().cpus,
+            RefusalReason::InsufficientMemory => self.spec.memory <= host.free().memory,
+        }
+    }
+
+    /// What a constraint needs of a host, and what the host has.
+    pub fn need_and_have(&self, constraint: RefusalReason, host: &Candidate) -> (String, String) {
+        let placement = &self.spec.placement;
+        let free = host.free();
+        let label = |key: &str| host.labels.get(key).map_or_else(|| format!("no label {key}"), |value| format!("{key}={value}"));
+        let labels = |keys: Vec<&str>| words(&keys.into_iter().map(label).collect::<Vec<_>>(), "-");
+        let place = |topology: &str| host.place(topology).map_or_else(|| format!("no label {topology}"), str::to_owned);
+        let others = |rule: &Among| match rule.there(host) {
+            Some(there) => format!("{there} of the group in {}", place(&rule.topology)),
+            None => place(&rule.topology),
+        };
+        match constraint {
+            RefusalReason::HostDeleted => {
+                ("a host that stays".into(), if host.deleted { "it is being deleted" } else { "it stays" }.into())
+            }
+            RefusalReason::HostNotReady => ("a host that is Ready".into(), if host.ready { "Ready" } else { "not Ready" }.into()),
+            RefusalReason::HostUnschedulable => {
+                let has = if host.unschedulable { "spec.unschedulable is set" } else { "it takes VMs" };
+                ("a host that takes new VMs".into(), has.into())
+            }
+            RefusalReason::SelectorMismatch => {
+                let wanted: Vec<_> = placement.host_selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                (words(&wanted, "no label"), labels(placement.host_selector.keys().map(String::as_str).collect()))
+            }
+            RefusalReason::HostAffinity => {
+                let wanted: Vec<_> = placement.required_hosts.iter().map(ToString::to_string).collect();
+                (words(&wanted, "no label"), labels(placement.required_hosts.iter().map(|required| required.key.as_str()).collect()))
+            }
+            RefusalReason::VmmUnavailable => {
+                let wanted = placement.vmm.map_or_else(|| "a VMM that works".to_owned(), |vmm| vmm.to_string());
+                let has: Vec<_> = host.vmms.iter().map(ToString::to_string).collect();
+                (wanted, words(&has, "none"))
+            }
+            RefusalReason::Affinity => match required(self.affinity.as_ref()) {
+                Some(rule) => (format!("one of the group, by {}", rule.topology), others(rule)),
+                None => ("nothing".into(), "-".into()),
+            },
+            RefusalReason::AntiAffinity => {
+                let required = || self.anti_affinity.iter().filter(|rule| rule.mode == RuleMode::Required);
+                match required().find(|rule| rule.there(host).unwrap_or(0) > 0).or_else(|| required().next()) {
+                    Some(rule) => (format!("none of the group, by {}", rule.topology), others(rule)),
+                    None => ("nothing".into(), "-".into()),
+                }
+            }
+            RefusalReason::Spread => match &self.spread {
+                Some((rule, least, most)) if rule.mode == RuleMode::Required => {
+                    let need = format!(
+                        "at most {} of the group, by {}: the emptiest place has {least}",
+                        (least + most).saturating_sub(1),
+                        rule.topology
+                    );
+                    (need, others(rule))
+                }
+                _ => ("nothing".into(), "-".into()),
+            },
+            RefusalReason::InsufficientCpu => {
+                (format!("{} CPUs", self.spec.cpus), format!("{} of {} are free", free.cpus, host.allocatable.cpus))
+            }
+            RefusalReason::InsufficientMemory => {
+                (format!("{} of memory", self.spec.memory), format!("{} of {} is free", free.memory, host.allocatable.memory))
             }
         }
     }
+
+    /// What would make a constraint hold, and how much that asks for.
+    pub fn change(&self, constraint: RefusalReason, host: &Candidate) -> (u32, String) {
+        let name = &host.name;
+        let free = host.free();
+        match constraint {
+            RefusalReason::HostDeleted => (1000, format!("register host {name} again")),
+            RefusalReason::HostNotReady => (100, format!("bring the agent of host {name} back")),
+            RefusalReason::HostUnschedulable => (1, format!("let VMs come to host {name}: set its spec.unschedulable to false")),
+            RefusalReason::SelectorMismatch | RefusalReason::HostAffinity => {
+                (5, format!("label host {name} as the VM wants it: {}", self.need_and_have(constraint, host).0))
+            }
+            RefusalReason::VmmUnavailable => match self.spec.placement.vmm {
+                Some(vmm) => (20, format!("install {vmm} on host {name}, or take another VMM")),
+                None => (50, format!("install a VMM on host {name}")),
+            },
+            RefusalReason::Affinity => (10, "make affinity Preferred".to_owned()),
+            RefusalReason::AntiAffinity => (10, format!("move the VM of the group from host {name}, or make antiAffinity Preferred")),
+            RefusalReason::Spread => (10, "make spread Preferred, or its maxSkew larger".to_owned()),
+            RefusalReason::InsufficientCpu => {
+                let lack = self.spec.cpus - free.cpus.min(self.spec.cpus);
+                (
+                    2 + lack.saturating_mul(8) / self.spec.cpus.max(1),
+                    format!("free {lack} CPUs on host {name}, or ask for {} at most", free.cpus),
+                )
+            }
+            RefusalReason::InsufficientMemory => {
+                let lack = self.spec.memory.0.saturating_sub(free.memory.0);
+                let share = u32::try_from(u128::from(lack) * 8 / u128::from(self.spec.memory.0.max(1))).unwrap_or(8);
+                (2 + share, format!("free {} of memory on host {name}, or ask for {} at most", Memory(lack), free.memory))
+            }
+        }
+    }
+
+    /// The points of a host.
+    pub fn score(&self, host: &Candidate) -> i64 {
+        let mut sum = self.most(host, host.used, false);
+        for preferred in &self.spec.placement.preferred_hosts {
+            if preferred.requirements.iter().all(|required| required.holds(&host.labels)) {
+                sum += i64::from(preferred.weight);
+            }
+        }
+        sum + self.group_points(host) + self.image_points(host) - trouble(host)
+    }
+
+    /// How many points a host of this size can have at the most with so much used, but for its images unless they are asked for.
+    pub fn most(&self, host: &Candidate, used: Resources, bonus: bool) -> i64 {
+        let wanted = self.spec.resources();
+        let used = Resources { cpus: used.cpus.saturating_add(wanted.cpus), memory: Memory(used.memory.0.saturating_add(wanted.memory.0)) };
+        let preferred: i64 = self.spec.placement.preferred_hosts.iter().map(|preferred| i64::from(preferred.weight)).sum();
+        let near = if self.affinity.as_ref().is_some_and(|rule| rule.mode == RuleMode::Preferred && rule.any) { GROUP_POINTS } else { 0 };
+        host.room(used) + if bonus { preferred + near } else { 0 }
+    }
+
+    fn group_points(&self, host: &Candidate) -> i64 {
+        let preferred = |rule: &&Among| rule.mode == RuleMode::Preferred;
+        let there = |rule: &Among| i64::try_from(rule.there(host).unwrap_or(0)).unwrap_or(i64::MAX);
+        let near = self.affinity.as_ref().filter(preferred).map_or(0, |rule| if there(rule) > 0 { GROUP_POINTS } else { 0 });
+        let apart: i64 = self.anti_affinity.iter().filter(preferred).map(|rule| there(rule).min(5) * GROUP_POINTS).sum();
+        let skew = match &self.spread {
+            Some((rule, least, most)) if rule.mode == RuleMode::Preferred => {
+                let over = (rule.there(host).unwrap_or(0) + 1).saturating_sub(least + most);
+                i64::try_from(over.min(5)).unwrap_or(5) * SKEW_POINTS
+            }
+            _ => 0,
+        };
+        near - apart - skew
+    }
+
+    fn image_points(&self, host: &Candidate) -> i64 {
+        if self.with_images.contains(&host.name) { IMAGE_POINTS } else { 0 }
+    }
+
+    /// The parts of a host's points, with the reason of each.
+    pub fn parts(&self, host: &Candidate) -> Vec<(&'static str, i64, String)> {
+        let wanted = self.spec.resources();
+        let free = host.free();
+        let left = (free.cpus.saturating_sub(wanted.cpus), Memory(free.memory.0.saturating_sub(wanted.memory.0)));
+        let room = self.most(host, host.used, false);
+        let mut parts = vec![("Room", room, format!("{} CPUs and {} would be left", left.0, left.1))];
+        for preferred in &self.spec.placement.preferred_hosts {
+            let wanted = preferred.requirements.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+            let met = preferred.requirements.iter().all(|required| required.holds(&host.labels));
+            parts.push(("PreferredHosts", if met { i64::from(preferred.weight) } else { 0 }, wanted));
+        }
+        match self.group_points(host) {
+            0 => {}
+            points => parts.push(("Group", points, "where others of its group are".into())),
+        }
+        match self.image_points(host) {
+            0 => {}
+            points => parts.push(("Images", points, "its images are here".into())),
+        }
+        match trouble(host) {
+            0 => {}
+            points => parts.push(("Trouble", -points, format!("{} VMs here do not run although they should", host.troubled))),
+        }
+        parts
+    }
+}
+
+fn trouble(host: &Candidate) -> i64 {
+    i64::try_from(host.troubled).unwrap_or(i64::MAX).saturating_mul(TROUBLE_POINTS).min(MOST_TROUBLE)
+}
+
+fn required(rule: Option<&Among>) -> Option<&Among> {
+    rule.filter(|rule| rule.mode == RuleMode::Required)
+}
+
+fn words(list: &[String], none: &str) -> String {
+    if list.is_empty() { none.to_owned() } else { list.join(", ") }
+}
+
+/// The rule of a VM as asked.
+pub fn among(rule: &GroupRule, others: HashMap<String, usize>, any: bool) -> Among {
+    Among { mode: rule.mode, topology: rule.topology_key.clone(), others, any }
+}
+
+/// The same of a spread.
+pub fn spread_among(spread: &Spread, others: HashMap<String, usize>, any: bool) -> Among {
+    Among { mode: spread.mode, topology: spread.topology_key.clone(), others, any }
 }

@@ -18,6 +18,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
+/// Of how many hosts the reason is kept in the status; `basaltctl explain placement` has them all.
+const REFUSALS: usize = 100;
+
 /// What is to be done for a VM.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
@@ -81,6 +84,7 @@ pub fn unplaceable(vm: &VirtualMachine, refusals: Vec<Refusal>, now: Timestamp) 
         format!("{}. Free a host, add one, or ask for less", summary(&refusals))
     };
     let next = NextStep { action: "placed as soon as a host changes so that it fits".into(), at: None };
+    let refusals = refusals.into_iter().take(REFUSALS).collect();
     Verdict {
         phase: VmPhase::Pending,
         scheduled: ("False", "NoHostFits", hint.clone()),

@@ -3,6 +3,7 @@
 
 pub mod etcd;
 pub mod gateway;
+pub mod placement;
 pub mod reads;
 pub mod tasks;
 pub mod vmm;

@@ -18,6 +18,9 @@ async fn main() -> Result<(), BenchError> {
     if wanted("tasks") {
         bench::tasks::run().await?;
     }
+    if wanted("placement") {
+        bench::placement::run()?;
+    }
     if wanted("vmm") {
         bench::vmm::run().await?;
     }

@@ -3,7 +3,7 @@
 //! Each change says which hosts it concerns. The mirror's revision grows with every change and, because it is made of the
 //! store's revisions, never goes back, not even across restarts: that is what manifests take their generation from.
 
-use basalt_api::{Image, VirtualMachine, virtual_machine::Boot};
+use basalt_api::{Image, VirtualMachine};
 use kube::{Resource, ResourceExt};
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -149,11 +149,7 @@ pub fn host(vm: &VirtualMachine) -> Option<&str> {
 
 /// The names of the images that a VM's spec names.
 pub fn images_of(vm: &VirtualMachine) -> BTreeSet<&str> {
-    let boot = match &vm.spec.boot {
-        Boot::Kernel(kernel) => [Some(kernel.image.as_str()), kernel.initramfs.as_deref()],
-        Boot::Disk(_) => [None, None],
-    };
-    boot.into_iter().flatten().chain(vm.spec.disks.iter().map(|disk| disk.image.as_str())).collect()
+    vm.spec.images().collect()
 }
 
 fn key(vm: &VirtualMachine) -> VmKey {
