@@ -1,12 +1,13 @@
 //! All hosts with what is placed on them, kept so that the best host of thousands is found by looking at a few.
 //!
-//! Hosts of one size are kept in the order of their load. As the room for a VM falls with the load, a search goes from the emptiest
-//! and ends where no later host could have more points than the best so far.
+//! Hosts that are alike but for their names and for what is on them make a class, and are kept in the order of their load. What
+//! depends on the class alone is asked of one of them. As the room for a VM falls with the load, a search of a class goes from the
+//! emptiest and ends where no later host could have more points than the best so far.
 
 use super::place::{Among, Asked, CONSTRAINTS, Candidate, among, spread_among};
 use basalt_api::{
     Host, Image, VirtualMachine,
-    host::Resources,
+    host::{Resources, VmmName},
     image::Presence,
     placement::{Constraint, HostVerdict, PlacementReport, ScorePart},
     virtual_machine::{GroupRule, HOST_TOPOLOGY, Refusal, RuleMode, VmPhase},
@@ -38,15 +39,19 @@ struct Kept {
     troubled: bool,
 }
 
-/// The order of hosts of one size: by load, then by VMs, then by name.
+/// What hosts of a class have in common: the CPUs and bytes that VMs may use, whether they take VMs, their VMMs, and their labels
+/// but for that with their name.
+type Class = (u32, u64, [bool; 3], Vec<VmmName>, BTreeMap<String, String>);
+
+/// The order of the hosts of a class: by load, then by VMs, then by name.
 type Order = BTreeSet<(u128, usize, Arc<str>)>;
 
 /// The hosts and VMs.
 #[derive(Debug, Default)]
 pub struct Fleet {
     hosts: HashMap<Arc<str>, Candidate>,
-    /// By CPUs and bytes of memory.
-    sizes: BTreeMap<(u32, u64), Order>,
+    classes: BTreeMap<Arc<Class>, Order>,
+    class_of: HashMap<Arc<str>, Arc<Class>>,
     /// Hosts by the values of each label.
     labels: HashMap<String, BTreeMap<String, BTreeSet<Arc<str>>>>,
     vms: HashMap<String, Kept>,
@@ -73,17 +78,21 @@ impl Fleet {
         for (key, value) in &host.labels {
             self.labels.entry(key.clone()).or_default().entry(value.clone()).or_default().insert(name.clone());
         }
-        self.sizes.entry(size(&host)).or_default().insert(rank(&host, &name));
+        let class = Arc::new(class(&host));
+        self.classes.entry(class.clone()).or_default().insert(rank(&host, &name));
+        self.class_of.insert(name.clone(), class);
         self.hosts.insert(name, host);
     }
 
     /// A host has gone. The VMs on it stay placed there.
     pub fn remove_host(&mut self, name: &str) {
         let Some((name, host)) = self.hosts.remove_entry(name) else { return };
-        if let Some(order) = self.sizes.get_mut(&size(&host)) {
+        if let Some(class) = self.class_of.remove(&name)
+            && let Some(order) = self.classes.get_mut(&class)
+        {
             order.remove(&rank(&host, &name));
             if order.is_empty() {
-                self.sizes.remove(&size(&host));
+                self.classes.remove(&class);
             }
         }
         for (key, value) in &host.labels {
@@ -204,13 +213,16 @@ impl Fleet {
     }
 
     fn recount(&mut self, host: &str, vm: &Kept, more: bool) {
-        let Some((name, host)) = self.hosts.get_key_value(host) else { return };
-        let (name, mut host) = (name.clone(), host.clone());
-        let order = self.sizes.entry(size(&host)).or_default();
-        order.remove(&rank(&host, &name));
-        count(&mut host, vm, more);
-        order.insert(rank(&host, &name));
-        self.hosts.insert(name, host);
+        let Some((name, _)) = self.hosts.get_key_value(host) else { return };
+        let name = name.clone();
+        let Some(host) = self.hosts.get_mut(&name) else { return };
+        let before = rank(host, &name);
+        count(host, vm, more);
+        let after = rank(host, &name);
+        if let Some(order) = self.class_of.get(&name).and_then(|class| self.classes.get_mut(class)) {
+            order.remove(&before);
+            order.insert(after);
+        }
     }
 
     /// Finds the host for a VM.
@@ -223,10 +235,10 @@ impl Fleet {
         for host in names.into_iter().filter_map(|name| self.hosts.get(name.as_str())) {
             consider(&asked, host, &mut best);
         }
-        for order in self.sizes.values() {
-            for (_, _, name) in order {
+        for order in self.classes.values() {
+            for (n, (_, _, name)) in order.iter().enumerate() {
                 let Some(host) = self.hosts.get(name) else { continue };
-                if best.is_some_and(|(score, _)| asked.most(host, host.used, true) <= score) {
+                if best.is_some_and(|(score, _)| asked.most(host) <= score) || (n == 0 && asked.refused_by_all_like(host)) {
                     break;
                 }
                 if !asked.with_images.contains(&host.name) {
@@ -392,8 +404,11 @@ fn verdict(asked: &Asked<'_>, host: &Candidate) -> HostVerdict {
     }
 }
 
-fn size(host: &Candidate) -> (u32, u64) {
-    (host.allocatable.cpus, host.allocatable.memory.0)
+fn class(host: &Candidate) -> Class {
+    let labels = host.labels.iter().filter(|(key, _)| *key != HOST_TOPOLOGY);
+    let labels = labels.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let takes = [host.deleted, host.ready, host.unschedulable];
+    (host.allocatable.cpus, host.allocatable.memory.0, takes, host.vmms.clone(), labels)
 }
 
 fn rank(host: &Candidate, name: &Arc<str>) -> (u128, usize, Arc<str>) {
@@ -418,13 +433,13 @@ fn count(host: &mut Candidate, vm: &Kept, more: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use basalt_api::{host::VmmName, virtual_machine::RefusalReason};
+    use basalt_api::virtual_machine::RefusalReason;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     fn host(name: &str, zone: &str, cpus: u32, mib: u64) -> Host {
         serde_json::from_value(json!({
-            "metadata": { "name": name, "labels": { "topology.kubernetes.io/zone": zone, "disk": "ssd" } },
+            "metadata": { "name": name, "labels": { "topology.kubernetes.io/zone": zone, "disk": "ssd", "kubernetes.io/hostname": name } },
             "spec": {},
             "status": {
                 "conditions": [{ "type": "Ready", "status": "True", "reason": "", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
@@ -641,6 +656,8 @@ mod tests {
                     placement["requiredHosts"] = json!([requirement]);
                 }
                 if prefers {
+                    let by_name = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": ["h03", "h04"] });
+                    let requirement = if zone { by_name } else { requirement };
                     placement["preferredHosts"] = json!([{ "weight": 70, "requirements": [requirement] }]);
                 }
                 if vmm {
@@ -690,7 +707,7 @@ mod tests {
             }
             hosts.iter().for_each(|host| anew.put_host(host));
             prop_assert_eq!(&anew.hosts, &fleet.hosts);
-            prop_assert_eq!(&anew.sizes, &fleet.sizes);
+            prop_assert_eq!(&anew.classes, &fleet.classes);
             prop_assert_eq!(&anew.labels, &fleet.labels);
             prop_assert_eq!(&anew.groups, &fleet.groups);
         }
@@ -736,7 +753,7 @@ mod tests {
             RefusalReason::AntiAffinity => asked.anti_affinity.iter_mut().for_each(|rule| rule.others.clear()),
             RefusalReason::Spread => {
                 let (rule, least, _) = asked.spread.as_mut().unwrap();
-                host.labels.entry(rule.topology.clone()).or_insert_with(|| "a".into());
+                host.labels.entry(rule.topology.clone()).or_insert_with(|| "where nobody is".into());
                 rule.others.clear();
                 *least = 0;
             }

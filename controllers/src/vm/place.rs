@@ -169,9 +169,7 @@ impl Asked<'_> {
                 self.anti_affinity.iter().all(|rule| rule.mode == RuleMode::Preferred || rule.there(host).unwrap_or(0) == 0)
             }
             RefusalReason::Spread => match &self.spread {
-                Some((rule, least, most)) if rule.mode == RuleMode::Required => {
-                    rule.there(host).is_some_and(|there| there < least + most)
-                }
+                Some((rule, least, most)) if rule.mode == RuleMode::Required => rule.there(host).is_some_and(|there| there < least + most),
                 _ => true,
             },
             RefusalReason::InsufficientCpu => self.spec.cpus <= host.free().cpus,
@@ -278,22 +276,54 @@ impl Asked<'_> {
 
     /// The points of a host.
     pub fn score(&self, host: &Candidate) -> i64 {
-        let mut sum = self.most(host, host.used, false);
-        for preferred in &self.spec.placement.preferred_hosts {
-            if preferred.requirements.iter().all(|required| required.holds(&host.labels)) {
-                sum += i64::from(preferred.weight);
-            }
-        }
-        sum + self.group_points(host) + self.image_points(host) - trouble(host)
+        self.room(host) + self.preferred_points(host) + self.group_points(host) + self.image_points(host) - trouble(host)
     }
 
-    /// How many points a host of this size can have at the most with so much used, but for its images unless they are asked for.
-    pub fn most(&self, host: &Candidate, used: Resources, bonus: bool) -> i64 {
-        let wanted = self.spec.resources();
+    fn room(&self, host: &Candidate) -> i64 {
+        let (wanted, used) = (self.spec.resources(), host.used);
         let used = Resources { cpus: used.cpus.saturating_add(wanted.cpus), memory: Memory(used.memory.0.saturating_add(wanted.memory.0)) };
-        let preferred: i64 = self.spec.placement.preferred_hosts.iter().map(|preferred| i64::from(preferred.weight)).sum();
+        host.room(used)
+    }
+
+    /// The points for the labels of a host.
+    fn preferred_points(&self, host: &Candidate) -> i64 {
+        let preferred = self.spec.placement.preferred_hosts.iter();
+        let met = preferred.filter(|preferred| preferred.requirements.iter().all(|required| required.holds(&host.labels)));
+        met.map(|preferred| i64::from(preferred.weight)).sum()
+    }
+
+    /// Whether the VM asks for hosts by their names, so that hosts that are alike in all else are not to it.
+    fn names_hosts(&self) -> bool {
+        let placement = &self.spec.placement;
+        let preferred = placement.preferred_hosts.iter().flat_map(|preferred| &preferred.requirements);
+        placement.host_selector.contains_key(HOST_TOPOLOGY)
+            || placement.required_hosts.iter().chain(preferred).any(|required| required.key == HOST_TOPOLOGY)
+    }
+
+    /// Whether all hosts refuse that are like this one but for their names and for what is on them.
+    pub fn refused_by_all_like(&self, host: &Candidate) -> bool {
+        let of_places = |rule: Option<&Among>| rule.is_some_and(|rule| rule.topology != HOST_TOPOLOGY);
+        let shared = |constraint: &RefusalReason| match constraint {
+            RefusalReason::HostDeleted | RefusalReason::HostNotReady | RefusalReason::HostUnschedulable | RefusalReason::VmmUnavailable => {
+                true
+            }
+            RefusalReason::SelectorMismatch | RefusalReason::HostAffinity => !self.names_hosts(),
+            RefusalReason::Affinity => of_places(self.affinity.as_ref()),
+            RefusalReason::Spread => of_places(self.spread.as_ref().map(|(rule, ..)| rule)),
+            RefusalReason::AntiAffinity | RefusalReason::InsufficientCpu | RefusalReason::InsufficientMemory => false,
+        };
+        CONSTRAINTS.iter().filter(|constraint| shared(constraint)).any(|constraint| !self.holds(*constraint, host))
+    }
+
+    /// How many points a host that is like this one and no emptier can have at the most, but for its images.
+    pub fn most(&self, host: &Candidate) -> i64 {
+        let preferred = if self.names_hosts() {
+            self.spec.placement.preferred_hosts.iter().map(|preferred| i64::from(preferred.weight)).sum()
+        } else {
+            self.preferred_points(host)
+        };
         let near = if self.affinity.as_ref().is_some_and(|rule| rule.mode == RuleMode::Preferred && rule.any) { GROUP_POINTS } else { 0 };
-        host.room(used) + if bonus { preferred + near } else { 0 }
+        self.room(host) + preferred + near
     }
 
     fn group_points(&self, host: &Candidate) -> i64 {
@@ -320,7 +350,7 @@ impl Asked<'_> {
         let wanted = self.spec.resources();
         let free = host.free();
         let left = (free.cpus.saturating_sub(wanted.cpus), Memory(free.memory.0.saturating_sub(wanted.memory.0)));
-        let room = self.most(host, host.used, false);
+        let room = self.room(host);
         let mut parts = vec![("Room", room, format!("{} CPUs and {} would be left", left.0, left.1))];
         for preferred in &self.spec.placement.preferred_hosts {
             let wanted = preferred.requirements.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");

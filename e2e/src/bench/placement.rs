@@ -22,7 +22,9 @@ pub fn run() -> Result<(), BenchError> {
         CONSTRAINTS.len()
     );
     println!("{:<44} {:>12} {:>14} {:>8}", "VMS", "PLACEMENTS/S", "BY ALL HOSTS/S", "RATIO");
-    let zones = json!([{ "key": "topology.kubernetes.io/zone", "operator": "In", "values": ["zone-1", "zone-2"] }]);
+    let zone = |operator: &str, zones: &[&str]| json!([{ "key": "topology.kubernetes.io/zone", "operator": operator, "values": zones }]);
+    let required = zone("NotIn", &["zone-0", "zone-1", "zone-2"]);
+    let preferred = json!([{ "weight": 50, "requirements": zone("In", &["zone-3", "zone-4"]) }]);
     let rows: [(&str, fn(usize) -> Value, Value); 3] = [
         ("plain", |_| json!({}), Value::Null),
         (
@@ -30,11 +32,7 @@ pub fn run() -> Result<(), BenchError> {
             |n| json!({ "group": format!("g{}", n / 10), "antiAffinity": {}, "spread": {} }),
             Value::Null,
         ),
-        (
-            "with required and preferred zones",
-            |_| json!({}),
-            json!({ "requiredHosts": zones, "preferredHosts": [{ "weight": 50, "requirements": zones }] }),
-        ),
+        ("with required and preferred zones", |_| json!({}), json!({ "requiredHosts": required, "preferredHosts": preferred })),
     ];
     for (name, placement, fixed) in rows {
         let placement = |n: usize| if fixed.is_null() { placement(n) } else { fixed.clone() };
