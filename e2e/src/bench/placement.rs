@@ -25,17 +25,12 @@ pub fn run() -> Result<(), BenchError> {
     let zone = |operator: &str, zones: &[&str]| json!([{ "key": "topology.kubernetes.io/zone", "operator": operator, "values": zones }]);
     let required = zone("NotIn", &["zone-0", "zone-1", "zone-2"]);
     let preferred = json!([{ "weight": 50, "requirements": zone("In", &["zone-3", "zone-4"]) }]);
-    let rows: [(&str, fn(usize) -> Value, Value); 3] = [
-        ("plain", |_| json!({}), Value::Null),
-        (
-            "of groups of 10, apart and over zones",
-            |n| json!({ "group": format!("g{}", n / 10), "antiAffinity": {}, "spread": {} }),
-            Value::Null,
-        ),
-        ("with required and preferred zones", |_| json!({}), json!({ "requiredHosts": required, "preferredHosts": preferred })),
-    ];
-    for (name, placement, fixed) in rows {
-        let placement = |n: usize| if fixed.is_null() { placement(n) } else { fixed.clone() };
+    let plain = |_| json!({});
+    let groups = |n| json!({ "group": format!("g{}", n / 10), "antiAffinity": {}, "spread": {} });
+    let zoned = |_| json!({ "requiredHosts": required, "preferredHosts": preferred });
+    let rows: [(&str, &dyn Fn(usize) -> Value); 3] =
+        [("plain", &plain), ("of groups of 10, apart and over zones", &groups), ("with required and preferred zones", &zoned)];
+    for (name, placement) in rows {
         let vms: Vec<VirtualMachine> = (0..VMS).map(|n| vm(n, placement(n))).collect::<Result<_, _>>()?;
         let mut fleet = fleet()?;
         let begin = Instant::now();
