@@ -13,12 +13,21 @@ use std::{collections::BTreeMap, fmt};
 /// The finalizer that holds a VM until its host has proved that nothing of it is left.
 pub const TEARDOWN_FINALIZER: &str = "basalt.dev/vm-teardown";
 
+/// The annotation that keeps the runStrategy of a VM from before `basaltctl stop`, for `basaltctl start`.
+pub const STRATEGY_BEFORE_STOP: &str = "basalt.dev/run-strategy-before-stop";
+
 /// What an operator wants of a virtual machine.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[x_kube(
     validation = Rule::new("!has(self.boot.disk) || (has(self.disks) && self.disks.exists(d, d.name == self.boot.disk.name))")
         .message(Message::Expression("'spec.disks has no disk named ' + self.boot.disk.name".into()))
         .field_path(".boot.disk.name")
+)]
+#[x_kube(
+    validation = Rule::new("!(has(self.protected) && self.protected) || !has(self.forceStopRequestedAt) || (has(oldSelf.forceStopRequestedAt) && self.forceStopRequestedAt == oldSelf.forceStopRequestedAt)")
+        .message("the VM is protected: set spec.protected to false first")
+        .reason(Reason::FieldValueForbidden)
+        .field_path(".forceStopRequestedAt")
 )]
 #[kube(
     group = "basalt.dev",
@@ -52,6 +61,25 @@ pub struct VirtualMachineSpec {
     /// Whether the VM should run.
     #[serde(default)]
     pub run_strategy: RunStrategy,
+    /// Hold the guest's vCPUs still while it runs: it keeps its memory and its place.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paused: bool,
+    /// Every change of this time restarts a VM that runs: its guest is asked to shut down, and it is started again with its newest
+    /// spec. `basaltctl restart` sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_requested_at: Option<Time>,
+    /// How long the guest may take to shut down once it was asked to, before its VMM is ended. Without it that is 30 s, and 5 s for
+    /// a VM that is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 86400))]
+    pub termination_grace_period_seconds: Option<u32>,
+    /// Every change of this time ends the waiting for a guest that is being shut down, at once: what it has not written is lost.
+    /// `basaltctl stop --force` sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force_stop_requested_at: Option<Time>,
+    /// Refuse to delete the VM, and to end it by force.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub protected: bool,
     /// Virtual CPUs.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 254))]
@@ -78,6 +106,11 @@ pub struct VirtualMachineSpec {
     /// Which hosts the VM may run on.
     #[serde(default)]
     pub placement: Placement,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn one() -> u32 {
@@ -412,7 +445,7 @@ pub struct VirtualMachineStatus {
     /// Times that the host started the VMM again after it had died.
     #[serde(default)]
     pub restarts: i64,
-    /// `Scheduled` and `Ready`, each with its reason.
+    /// `Scheduled`, `Ready` and `RestartRequired`, each with its reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -527,6 +560,9 @@ pub struct ObservedVm {
     /// Addresses of the guest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
+    /// Fields of the spec that the running machine was not made with: they are in force from its next start on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_restart: Vec<String>,
     /// Why the VM is not as wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,

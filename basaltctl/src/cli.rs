@@ -62,6 +62,16 @@ pub enum Verb {
     Wait(verbs::wait::Wait),
     /// Print the serial console of a virtual machine, or the log of a task
     Logs(verbs::logs::Logs),
+    /// Run virtual machines that are stopped
+    Start(verbs::lifecycle::Start),
+    /// Shut virtual machines down and keep them so
+    Stop(verbs::lifecycle::Stop),
+    /// Shut virtual machines down and start them again, with their newest spec
+    Restart(verbs::lifecycle::Restart),
+    /// Hold virtual machines still
+    Pause(verbs::lifecycle::Pause),
+    /// Let virtual machines run that are paused
+    Resume(verbs::lifecycle::Resume),
     /// End tasks, whatever they are doing
     Cancel(verbs::tasks::Cancel),
     /// Create a task like one that has ended

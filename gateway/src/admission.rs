@@ -1,5 +1,5 @@
-//! What is asked of new tasks besides their schema: that their host exists and that they do not depend on themselves. And what
-//! is put in: by what they are found, and who made them.
+//! What is asked of objects besides their schema. Of new tasks: that their host exists and that they do not depend on themselves;
+//! and what is put in: by what they are found, and who made them. Of VMs that are to be deleted: that they are not protected.
 
 use basalt_api::{
     GROUP,
@@ -75,5 +75,17 @@ impl Admission for Tasks {
             causes.push(Cause { reason: CauseReason::FieldValueInvalid, message, field: "spec.retry.limit".into() });
         }
         causes
+    }
+}
+
+/// Has a say about VMs.
+pub struct VirtualMachines;
+
+impl Admission for VirtualMachines {
+    fn check_deletion(&self, live: &Value) -> Result<(), String> {
+        if live["spec"]["protected"].as_bool() == Some(true) {
+            return Err("the VM is protected: set spec.protected to false first".into());
+        }
+        Ok(())
     }
 }

@@ -146,6 +146,7 @@ pub async fn run(config: Config, shutdown: CancellationToken, ready: impl FnOnce
     let placement = Arc::new(placement::PlacementOf::default());
     registry.add_subresource(basalt_api::GROUP, "virtualmachines", "placement", placement.clone());
     registry.add_admission(basalt_api::GROUP, "tasks", Arc::new(admission::Tasks));
+    registry.add_admission(basalt_api::GROUP, "virtualmachines", Arc::new(admission::VirtualMachines));
     let board = Arc::new(Board::default());
     let logs = Arc::new(Logs::new(store.clone(), config.task_logs()));
     registry.add_subresource(basalt_api::GROUP, "tasks", "log", Arc::new(TaskLog { logs: logs.clone(), board: board.clone() }));

@@ -18,7 +18,7 @@ use basalt_api::{
     virtual_machine::{ObservedVm, Problem, VmState},
 };
 use basalt_daemon::traces;
-use basalt_proto::v1::VmEvent;
+use basalt_proto::v1::{Desired, VmEvent};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::{sync::Arc, time::Duration};
@@ -216,7 +216,13 @@ impl Actor {
             Step::Resume => {
                 if let Some(vmm) = self.vmm() {
                     vmm.resume(&self.dir).await?;
-                    self.event(true, "VmResumed", "The vCPUs were held by hand and were let run again".into());
+                    self.event(false, "VmResumed", "The vCPUs were let run again".into());
+                }
+            }
+            Step::Pause => {
+                if let Some(vmm) = self.vmm() {
+                    vmm.pause(&self.dir).await?;
+                    self.event(false, "VmPaused", "The vCPUs are held, as spec.paused says".into());
                 }
             }
             Step::PressPower => {
@@ -270,6 +276,7 @@ impl Actor {
         self.record.live = true;
         self.record.started_at = Some(now);
         self.record.shape = order.wanted.shape.clone();
+        (self.record.restarted_for, self.record.forced_for) = (order.wanted.restart, order.wanted.force);
         self.record.generation = order.wanted.generation;
         (self.record.asked_to_stop, self.record.next_try, self.record.shut_down) = (None, None, None);
         self.adopted = true;
@@ -291,10 +298,9 @@ impl Actor {
             }
             None => None,
         };
-        let asked = self.record.asked_to_stop.take().is_some() || self.record.shut_down.is_some();
-        let to_run = order.is_some_and(|o| {
-            matches!(o.wanted.desired, basalt_proto::v1::Desired::Running | basalt_proto::v1::Desired::RunningUntilShutdown)
-        });
+        let restart = order.is_some_and(|order| order.wanted.restart.is_some() && order.wanted.restart != self.record.restarted_for);
+        let asked = self.record.asked_to_stop.take().is_some() || self.record.shut_down.is_some() || restart;
+        let to_run = order.is_some_and(|o| matches!(o.wanted.desired, Desired::Running | Desired::RunningUntilShutdown));
         self.record.live = false;
         if to_run && !asked {
             self.count_failure(now);
@@ -418,9 +424,19 @@ impl Actor {
                 started_at: self.record.started_at.filter(|_| running).map(Time),
                 restarts: self.record.restarts,
                 addresses: spec.filter(|_| running).map(machine::addresses).unwrap_or_default(),
+                pending_restart: order.filter(|_| running).map(|order| self.pending_restart(&order.wanted)).unwrap_or_default(),
                 problem: self.problem.clone().or(backing_off),
             },
         );
+    }
+
+    /// The fields of the spec that wait for the next start.
+    fn pending_restart(&self, wanted: &Wanted) -> Vec<String> {
+        if self.record.shape == wanted.shape || matches!(wanted.desired, Desired::Absent | Desired::Stopped) {
+            return Vec::new();
+        }
+        let fields = machine::differences(&self.record.shape, &wanted.shape);
+        if fields.is_empty() { vec!["machine".to_owned()] } else { fields }
     }
 
     fn report_absent(&self, order: Option<&Order>) {
@@ -435,6 +451,7 @@ impl Actor {
             started_at: None,
             restarts: self.record.restarts,
             addresses: Vec::new(),
+            pending_restart: Vec::new(),
             problem: None,
         };
         self.doors.board.vm(&self.record, observed);

@@ -19,6 +19,7 @@ use basalt_api::{
     virtual_machine::{ObservedVm, VmState},
 };
 use basalt_proto::v1::{Desired, HostManifest, ImageReport, VmEvent, VmManifest, VmReport};
+use jiff::SignedDuration;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     path::{Path, PathBuf},
@@ -204,7 +205,16 @@ impl Vms {
                 self.tasks.remove(&uid);
                 self.doors.board.forget(&uid);
             } else {
-                let wanted = Wanted { desired: Desired::Absent, generation: 0, epoch: 0, shape: String::new() };
+                let wanted = Wanted {
+                    desired: Desired::Absent,
+                    generation: 0,
+                    epoch: 0,
+                    shape: String::new(),
+                    paused: false,
+                    restart: None,
+                    force: None,
+                    grace: None,
+                };
                 self.tell(uid, Order { namespace: String::new(), name: String::new(), wanted, spec: None, images: ImageSpecs::new() });
             }
         }
@@ -266,6 +276,15 @@ fn order(vm: &VmManifest) -> Result<Order, serde_json::Error> {
         images.insert(image.name.clone(), machine::image_spec(&image.spec_json)?);
     }
     let shape = machine::shape(&spec, &images);
-    let wanted = Wanted { desired: vm.desired(), generation: vm.generation, epoch: vm.epoch, shape };
+    let wanted = Wanted {
+        desired: vm.desired(),
+        generation: vm.generation,
+        epoch: vm.epoch,
+        shape,
+        paused: spec.paused,
+        restart: spec.restart_requested_at.as_ref().map(|asked| asked.0),
+        force: spec.force_stop_requested_at.as_ref().map(|asked| asked.0),
+        grace: spec.termination_grace_period_seconds.map(|seconds| SignedDuration::from_secs(seconds.into())),
+    };
     Ok(Order { namespace: vm.namespace.clone(), name: vm.name.clone(), wanted, spec: Some(spec), images })
 }

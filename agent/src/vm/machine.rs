@@ -16,10 +16,32 @@ use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf};
 /// The images that a VM names: their specs, or nothing for one that does not exist.
 pub type ImageSpecs = BTreeMap<String, Option<ImageSpec>>;
 
-/// What tells one machine from another: a change of it takes effect with a new start only.
+/// What tells one machine from another, field by field: a change of it takes effect with a new start only.
 pub fn shape(spec: &VirtualMachineSpec, images: &ImageSpecs) -> String {
-    let parts = serde_json::json!([spec.cpus, spec.memory, spec.boot, spec.disks, spec.networks, images]);
-    Sha256::digest(parts.to_string()).iter().take(16).map(|b| format!("{b:02x}")).collect()
+    let parts = [
+        ("cpus", serde_json::json!(spec.cpus)),
+        ("memory", serde_json::json!(spec.memory)),
+        ("boot", serde_json::json!(spec.boot)),
+        ("disks", serde_json::json!(spec.disks)),
+        ("networks", serde_json::json!(spec.networks)),
+        ("images", serde_json::json!(images)),
+    ];
+    let part = |(name, value): &(&str, serde_json::Value)| {
+        let digest: String = Sha256::digest(value.to_string()).iter().take(8).map(|b| format!("{b:02x}")).collect();
+        format!("{name}={digest}")
+    };
+    parts.iter().map(part).collect::<Vec<_>>().join(",")
+}
+
+/// In which fields two shapes differ. Of a machine that an older agent made no field is known.
+pub fn differences(made: &str, wanted: &str) -> Vec<String> {
+    if !made.contains('=') {
+        return Vec::new();
+    }
+    let parts = |shape: &str| shape.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let made = parts(made);
+    let new = parts(wanted).into_iter().filter(|part| !made.contains(part));
+    new.filter_map(|part| part.split_once('=').map(|(name, _)| name.to_owned())).collect()
 }
 
 /// A machine that can be made, and the disks that have to be there first.

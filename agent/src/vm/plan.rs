@@ -28,6 +28,22 @@ pub struct Wanted {
     pub epoch: i64,
     /// What the machine is to be made of.
     pub shape: String,
+    /// Its vCPUs are to be held.
+    pub paused: bool,
+    /// The last time that a restart was asked for.
+    pub restart: Option<Timestamp>,
+    /// The last time that an end by force was asked for.
+    pub force: Option<Timestamp>,
+    /// How long the guest may take to shut down, if that was said.
+    pub grace: Option<SignedDuration>,
+}
+
+impl Wanted {
+    /// How long the guest may still take to shut down.
+    fn patience(&self, record: &Record, usual: SignedDuration) -> SignedDuration {
+        let forced = self.force.is_some() && self.force != record.forced_for;
+        if forced { SignedDuration::ZERO } else { self.grace.unwrap_or(usual) }
+    }
 }
 
 /// What is seen of a VM.
@@ -54,6 +70,8 @@ pub enum Step {
     NoteShutdown,
     /// Let a held guest run.
     Resume,
+    /// Hold the guest.
+    Pause,
     /// Press the power button and note when.
     PressPower,
     /// End the VMM.
@@ -96,11 +114,11 @@ pub fn plan(wanted: Option<&Wanted>, record: &Record, seen: Seen, now: Timestamp
     match wanted.desired {
         Desired::Absent | Desired::Unspecified => match seen {
             Seen::Nothing => decide(Step::TearDown, VmState::Stopping),
-            _ => decide(stop(record, seen, DELETE_DEADLINE, now), VmState::Stopping),
+            _ => decide(stop(record, seen, wanted.patience(record, DELETE_DEADLINE), now), VmState::Stopping),
         },
         Desired::Stopped => match seen {
             Seen::Nothing => Decision { step: Step::Wait(None), state: VmState::Stopped, settled: true },
-            _ => decide(stop(record, seen, STOP_DEADLINE, now), VmState::Stopping),
+            _ => decide(stop(record, seen, wanted.patience(record, STOP_DEADLINE), now), VmState::Stopping),
         },
         Desired::Running | Desired::RunningUntilShutdown => run(wanted, record, seen, now),
     }
@@ -110,14 +128,18 @@ fn run(wanted: &Wanted, record: &Record, seen: Seen, now: Timestamp) -> Decision
     let decide = |step, state| Decision { step, state, settled: false };
     let until_shutdown = wanted.desired == Desired::RunningUntilShutdown;
     match seen {
-        Seen::Vmm(GuestState::Running | GuestState::Paused | GuestState::Created) if record.shape != wanted.shape => {
-            decide(stop(record, seen, STOP_DEADLINE, now), VmState::Stopping)
+        Seen::Vmm(GuestState::Running | GuestState::Paused | GuestState::Created)
+            if wanted.restart.is_some() && wanted.restart != record.restarted_for =>
+        {
+            decide(stop(record, seen, wanted.patience(record, STOP_DEADLINE), now), VmState::Stopping)
         }
-        // It was asked to stop for a change that was taken back, or for a halt that was: it may be on its way down.
+        // It was asked to stop for a halt or a restart that was taken back: it may be on its way down.
         Seen::Vmm(GuestState::Running) if record.asked_to_stop.is_some_and(|asked| now.duration_since(asked) < STOP_DEADLINE) => {
             let deadline = record.asked_to_stop.map(|asked| asked + STOP_DEADLINE);
             decide(Step::Wait(deadline), VmState::Running)
         }
+        Seen::Vmm(GuestState::Running) if wanted.paused => decide(Step::Pause, VmState::Running),
+        Seen::Vmm(GuestState::Paused) if wanted.paused => Decision { step: Step::Wait(None), state: VmState::Paused, settled: true },
         Seen::Vmm(GuestState::Running) => {
             let healthy_at = record.started_at.map(|started| started + HEALTHY_AFTER).filter(|_| record.failures > 0);
             let step = match healthy_at {
@@ -151,7 +173,7 @@ fn run(wanted: &Wanted, record: &Record, seen: Seen, now: Timestamp) -> Decision
 /// Down gracefully: the power button, a deadline, the end.
 fn stop(record: &Record, seen: Seen, deadline: SignedDuration, now: Timestamp) -> Step {
     match (seen, record.asked_to_stop) {
-        (Seen::Vmm(GuestState::Running), None) => Step::PressPower,
+        (Seen::Vmm(GuestState::Running), None) if deadline.is_positive() => Step::PressPower,
         (Seen::Vmm(GuestState::Running), Some(asked)) if now.duration_since(asked) < deadline => Step::Wait(Some(asked + deadline)),
         // It is down, or held and so deaf to its power button, or out of time.
         _ => Step::End,
@@ -168,7 +190,7 @@ mod tests {
     }
 
     fn wanted(desired: Desired) -> Wanted {
-        Wanted { desired, generation: 1, epoch: 1, shape: "a".into() }
+        Wanted { desired, generation: 1, epoch: 1, shape: "a".into(), paused: false, restart: None, force: None, grace: None }
     }
 
     fn running() -> Record {
@@ -245,8 +267,42 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_machine_stops_it_and_a_change_of_labels_does_not() {
-        assert_eq!(step(Desired::Running, &Record { shape: "b".into(), ..running() }, UP), Step::PressPower);
+    fn a_vm_that_is_to_be_held_is_held_once_it_runs_and_let_run_when_that_is_over() {
+        const HELD: Seen = Seen::Vmm(GuestState::Paused);
+        let paused = Wanted { paused: true, ..wanted(Desired::Running) };
+        let look = |wanted: &Wanted, seen| plan(Some(wanted), &running(), seen, now());
+        assert_eq!(look(&paused, UP).step, Step::Pause);
+        assert_eq!(look(&paused, Seen::Vmm(GuestState::Created)).step, Step::Resume);
+        assert_eq!(look(&paused, HELD), Decision { step: Step::Wait(None), state: VmState::Paused, settled: true });
+        assert_eq!(look(&wanted(Desired::Running), HELD).step, Step::Resume);
+        assert_eq!(look(&Wanted { desired: Desired::Stopped, ..paused }, HELD).step, Step::End);
+    }
+
+    #[test]
+    fn a_restart_is_carried_out_once_for_each_time_it_is_asked_for() {
+        let (asked, again) = (Some(now()), Some(now() + SignedDuration::from_secs(5)));
+        let restart = |restart, record: &Record| plan(Some(&Wanted { restart, ..wanted(Desired::Running) }), record, UP, now()).step;
+        assert_eq!(restart(asked, &running()), Step::PressPower);
+        let served = Record { restarted_for: asked, ..running() };
+        assert_eq!(restart(asked, &served), Step::Wait(None));
+        assert_eq!(restart(again, &served), Step::PressPower);
+    }
+
+    #[test]
+    fn a_forced_stop_ends_the_waiting_and_a_grace_period_changes_its_length() {
+        let asked = Record { asked_to_stop: Some(now() - SignedDuration::from_secs(3)), ..running() };
+        let stop = |force, grace, record: &Record| plan(Some(&Wanted { force, grace, ..wanted(Desired::Stopped) }), record, UP, now()).step;
+        let two = Some(SignedDuration::from_secs(2));
+        assert_eq!(stop(None, two, &asked), Step::End);
+        assert_eq!(stop(None, None, &asked), Step::Wait(Some(now() + SignedDuration::from_secs(27))));
+        assert_eq!(stop(Some(now()), None, &asked), Step::End);
+        assert_eq!(stop(Some(now()), None, &running()), Step::End);
+        assert_eq!(stop(Some(now()), None, &Record { forced_for: Some(now()), ..running() }), Step::PressPower);
+    }
+
+    #[test]
+    fn a_change_of_the_machine_waits_for_a_restart() {
+        assert_eq!(step(Desired::Running, &Record { shape: "b".into(), ..running() }, UP), Step::Wait(None));
         let labelled = Wanted { generation: 9, ..wanted(Desired::Running) };
         assert_eq!(plan(Some(&labelled), &running(), UP, now()).step, Step::Wait(None));
     }
@@ -290,6 +346,7 @@ mod tests {
             }
             Step::NoteShutdown => record.shut_down = Some(1),
             Step::Resume => *seen = UP,
+            Step::Pause => *seen = Seen::Vmm(GuestState::Paused),
             Step::PressPower => record.asked_to_stop = Some(*now),
             Step::End => {
                 *seen = Seen::Nothing;
@@ -301,16 +358,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_vm_comes_to_rest_where_it_is_wanted(desired in any_desired(), record in any_record(), seen in any_seen()) {
+        fn every_vm_comes_to_rest_where_it_is_wanted(
+            desired in any_desired(), record in any_record(), seen in any_seen(), paused in any::<bool>(),
+        ) {
             let (mut record, mut seen, mut now) = (record, seen, now());
-            let wanted = wanted(desired);
+            let wanted = Wanted { paused, ..wanted(desired) };
+            let up = if paused { VmState::Paused } else { VmState::Running };
             for _ in 0..20 {
                 let decision = plan(Some(&wanted), &record, seen, now);
                 match decision.step {
                     Step::Wait(None) => {
                         let rest = match desired {
-                            Desired::Running => decision.state == VmState::Running,
-                            Desired::RunningUntilShutdown => matches!(decision.state, VmState::Running | VmState::Stopped),
+                            Desired::Running => decision.state == up,
+                            Desired::RunningUntilShutdown => decision.state == up || decision.state == VmState::Stopped,
                             _ => decision.state == VmState::Stopped,
                         };
                         prop_assert!(rest && decision.settled, "{decision:?}");

@@ -39,6 +39,10 @@ pub struct Record {
     pub failures: u32,
     /// Not to be started before.
     pub next_try: Option<Timestamp>,
+    /// The restart that the running or last machine answers to.
+    pub restarted_for: Option<Timestamp>,
+    /// The forced stop that was carried out, or that the running machine came after.
+    pub forced_for: Option<Timestamp>,
     /// When the guest was asked to shut down.
     pub asked_to_stop: Option<Timestamp>,
     /// The generation under which the guest shut itself down.

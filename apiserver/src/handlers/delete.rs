@@ -153,9 +153,13 @@ impl Api {
         if definitions::is_definition(def) {
             definitions::refuse_foreign(&self.registry(), &name, None, None)?;
         }
+        let admission = self.registry().admission(&def.group, &def.plural).cloned();
         self.storage
             .change(def, place, deletion.dry_run, |live| {
                 let meta = &live["metadata"];
+                if let Some(Err(why)) = admission.as_ref().map(|admission| admission.check_deletion(live)) {
+                    return Err(Status::about(Reason::Forbidden, &def.group, &def.plural, &name, format!("is forbidden: {why}")));
+                }
                 for (what, wanted, field) in
                     [("UID", &deletion.uid, "uid"), ("ResourceVersion", &deletion.resource_version, "resourceVersion")]
                 {

@@ -229,6 +229,9 @@ fn as_wanted(kind: &Kind, object: &Value) -> bool {
         // The controller says Stopped only where the spec wants it so.
         return true;
     }
+    if ours && kind.kind == "VirtualMachine" && object.pointer("/spec/paused") == Some(&Value::Bool(true)) {
+        return str_at(object, "/status/phase") == "Paused";
+    }
     match condition(object, "Ready") {
         Some(ready) => str_at(ready, "/status") == "True" && current(object, ready.get("observedGeneration")),
         None => !(ours && REPORTED.contains(&kind.kind.as_str())),

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod get;
 pub mod goal;
 pub mod jsonpath;
+pub mod lifecycle;
 pub mod logs;
 mod task_tree;
 pub mod tasks;

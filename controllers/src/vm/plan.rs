@@ -134,6 +134,18 @@ impl Verdict {
             last_transition_time: Time(now),
         };
         let conditions = set_condition(&old.conditions, condition("Scheduled", self.scheduled));
+        let pending = observed(&old).map(|seen| seen.pending_restart.clone()).unwrap_or_default();
+        let restart = match pending.is_empty() {
+            true => ("False", "UpToDate", "The VM has no change that waits for a restart".to_owned()),
+            false => {
+                let message =
+                    format!("In force from the next start on: {}. basaltctl restart vm/{} restarts it", pending.join(", "), vm.name_any());
+                ("True", "SpecChanged", message)
+            }
+        };
+        let told = old.conditions.iter().any(|c| c.type_ == "RestartRequired");
+        let conditions =
+            if told || !pending.is_empty() { set_condition(&conditions, condition("RestartRequired", restart)) } else { conditions };
         let blocked = self.blocked.map(|(code, object, next, hint)| {
             let same = old.blocked_by.iter().find(|b| b.code == code && b.object == object);
             BlockedBy { since: same.map_or(Time(now), |b| b.since.clone()), code, object, next, hint }
@@ -228,6 +240,9 @@ fn follow(
     match seen.state {
         VmState::Running if current && !halted => (VmPhase::Running, ("True", "Running", "The VMM runs the guest".into()), problem()),
         VmState::Running => (VmPhase::Running, ("False", "SpecNotApplied", "The newest spec is not in force yet".into()), outdated()),
+        VmState::Paused if current && vm.spec.paused && !halted => {
+            (VmPhase::Paused, ("False", "Paused", "The vCPUs are held, as spec.paused says".into()), problem())
+        }
         VmState::Paused => {
             let hint = format!("Host {host} lets it run again");
             (VmPhase::Paused, ("False", "Paused", "The vCPUs are held".into()), problem().or_else(|| waiting("resumed by the host", hint)))
@@ -269,6 +284,11 @@ mod tests {
     fn vm(run_strategy: RunStrategy) -> VirtualMachine {
         let spec = VirtualMachineSpec {
             run_strategy,
+            paused: false,
+            restart_requested_at: None,
+            termination_grace_period_seconds: None,
+            force_stop_requested_at: None,
+            protected: false,
             cpus: 1,
             memory: Memory::from_mib(256),
             boot: Boot::Disk(DiskBoot { name: "root".into() }),
@@ -293,6 +313,7 @@ mod tests {
             started_at: None,
             restarts: 0,
             addresses: vec![],
+            pending_restart: vec![],
             problem: None,
         }
     }
